@@ -1,0 +1,307 @@
+"""Where concrete things are built and handed down. Everything else receives what it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets as entropy
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import ByteSize
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
+
+from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
+from proxy.core.errors import NotFound
+from proxy.core.ids import IdMint
+from proxy.core.secrets import SECRET_BYTES, Secrets
+from proxy.engine.coalescer import Coalescer
+from proxy.engine.credentials import Gatekeeper
+from proxy.engine.ingestor import IngestCounters, Ingestor
+from proxy.engine.journal import Journal
+from proxy.engine.predictor import Predictor
+from proxy.engine.recent import RecentPredictions
+from proxy.engine.renderer import Renderer
+from proxy.engine.spool import Spool
+from proxy.metrics import Metrics
+from proxy.middleware.access_log import AccessLog
+from proxy.middleware.guard import LOOPBACK_NAMES, Guard
+from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.models import Models
+from proxy.routes.operations import Operations
+from proxy.routes.outputs import Outputs
+from proxy.routes.passthrough import Passthrough
+from proxy.routes.predictions import Predictions
+from proxy.services import Services
+from proxy.settings import (
+    CogUpstreamSettings,
+    LocalUpstreamSettings,
+    ReplicateUpstreamSettings,
+    Settings,
+    SettingsError,
+    UpstreamSettings,
+)
+from proxy.upstreams.base import Outcome, Upstream
+from proxy.upstreams.catalog import Catalog, Entry
+from proxy.upstreams.cog import CogSpec, CogUpstream
+from proxy.upstreams.egress import Egress
+from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
+from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
+from storage.opening import Storage, open_storage
+
+
+TEMPLATES_SHARE = 0.5
+"""Part of ``storage.memory_bytes`` that ready answers get; the store keeps hot records and blobs in the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The two listeners' applications and what is behind them."""
+
+    public: ASGIApp
+    admin: ASGIApp
+    services: Services
+    operations: Operations
+    aclose: Callable[[float], Awaitable[None]]
+
+
+def demo_model_dir() -> Path:
+    """The demo model: carried in the wheel, or in ``deploy/`` of a checkout."""
+    packaged = Path(__file__).parent / "demo-model"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "deploy" / "demo-model"
+
+
+def load_secret(data_dir: Path) -> Secrets:
+    """The server's secret, made at the first start; the file is 0600 from its creation.
+
+    Raises:
+        SettingsError: the file is there but is no secret, or cannot be read or written.
+    """
+    path = data_dir / "secret.key"
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not path.exists():
+            fresh = data_dir / f".secret.{os.getpid()}.{entropy.token_hex(4)}"
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(entropy.token_bytes(SECRET_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            # A link, not a rename: of two processes that start at once, one wins and both read its secret.
+            with contextlib.suppress(FileExistsError):
+                os.link(fresh, path)
+            fresh.unlink()
+        return Secrets.derive(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(f"data_dir: {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SettingsError(f"data_dir: {path}: {error}; remove the file to start with an empty cache") from error
+
+
+async def build_application(settings: Settings, base_url: str) -> Application:
+    """Build everything for ``settings``; ``base_url`` is the public address without ``/v1``.
+
+    Raises:
+        SettingsError: the data folder's secret cannot be used.
+        StorageError: the store cannot be opened.
+    """
+    secrets = load_secret(settings.data_dir)
+    stored_share = ByteSize(int(settings.storage.memory_bytes * (1 - TEMPLATES_SHARE)))
+    storage = await open_storage(settings.data_dir, settings.storage.model_copy(update={"memory_bytes": stored_share}))
+    upstreams: list[Upstream] = []
+    egress = Egress()
+    try:
+        entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
+        upstreams = [entry.upstream for entry in entries]
+        services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
+    except BaseException:
+        for upstream in upstreams:
+            await upstream.aclose()
+        await storage.aclose()
+        raise
+    operations = Operations(services)
+
+    async def aclose(drain_timeout_s: float) -> None:
+        await services.coalescer.drain(drain_timeout_s)
+        for upstream in upstreams:
+            await upstream.aclose()
+        await egress.aclose()
+        await services.journal.drain()
+        await storage.aclose()
+
+    return Application(
+        public=public_app(services),
+        admin=admin_app(services, operations),
+        services=services,
+        operations=operations,
+        aclose=aclose,
+    )
+
+
+def _services(
+    settings: Settings, base_url: str, secrets: Secrets, storage: Storage, catalog: Catalog, egress: Egress
+) -> Services:
+    metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
+    metrics.export("hotplate_storage_", storage.counters.snapshot)
+    spool = Spool(settings.cache.spool_bytes, time.time)
+    addresses = AddressBook(secrets)
+    coalescer = Coalescer()
+    metrics.flights.set_function(lambda: float(len(coalescer)))
+    journal = Journal(storage.ledger)
+    gatekeeper = Gatekeeper(
+        secrets,
+        [token.get_secret_value() for token in settings.auth.tokens],
+        settings.auth.accept_for_s,
+        time.monotonic,
+    )
+    counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    predictor = Predictor(
+        results=storage.results,
+        coalescer=coalescer,
+        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
+        renderer=Renderer(
+            base_url,
+            settings.cache.output_urls,
+            settings.cache.data_url_max_bytes,
+            addresses,
+            storage.blobs,
+            spool,
+            int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+        ),
+        gatekeeper=gatekeeper,
+        mint=IdMint(secrets),
+        recent=RecentPredictions(time.time),
+        journal=journal,
+        cache_enabled=settings.cache.enabled,
+        observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        now=time.time,
+    )
+    return Services(
+        settings=settings,
+        base_url=base_url,
+        catalog=catalog,
+        predictor=predictor,
+        gatekeeper=gatekeeper,
+        addresses=addresses,
+        storage=storage,
+        spool=spool,
+        coalescer=coalescer,
+        journal=journal,
+        metrics=metrics,
+        now=time.time,
+    )
+
+
+def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
+    predict_s = outcome.metrics.get("predict_time")
+    seconds = predict_s if isinstance(predict_s, (int, float)) else outcome.completed_at - outcome.started_at
+    metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
+
+
+def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Upstream:
+    if isinstance(one, ReplicateUpstreamSettings):
+        return ReplicateUpstream(
+            ReplicateSpec(
+                name=one.name,
+                base_url=one.base_url,
+                deadline_s=one.deadline_s,
+                output_hosts=one.output_hosts,
+                output_origins=one.output_origins,
+            ),
+            notes=storage.notes,
+        )
+    if isinstance(one, CogUpstreamSettings):
+        return CogUpstream(
+            CogSpec(
+                name=one.name,
+                urls=one.urls,
+                slots=one.slots,
+                deadline_s=one.deadline_s,
+                queue_limit=one.queue_limit,
+                revision=one.revision,
+            ),
+            memory=storage.notes,
+        )
+    return LocalCog(
+        _local_spec(one),
+        environments_dir=settings.data_dir / "envs",
+        run_dir=settings.data_dir / "run" / one.name,
+        memory=storage.notes,
+    )
+
+
+def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
+    return LocalCogSpec(
+        name=one.name,
+        model_dir=one.path or demo_model_dir(),
+        max_copies=one.max_copies,
+        idle_timeout_s=one.idle_timeout_s,
+        boot_deadline_s=one.boot_deadline_s,
+        deadline_s=one.deadline_s,
+        queue_limit=one.queue_limit,
+        revision=one.revision,
+        simulated_download_s=one.simulated_download_s,
+        environment=tuple(sorted(one.environment.items())),
+    )
+
+
+def public_app(services: Services) -> ASGIApp:
+    """The public listener. A path or method that is not here goes to the first Replicate upstream as it is."""
+    passthrough = Passthrough(services)
+    predictions = Predictions(services, passthrough)
+    models = Models(services, passthrough)
+    outputs = Outputs(services)
+    onward = passthrough.handle
+    model = "/models/{owner}/{name}"
+    routes: Sequence[Route] = [
+        Route("/predictions", Endpoint({"POST": predictions.create(in_path=False)}, onward)),
+        Route(model + "/predictions", Endpoint({"POST": predictions.create(in_path=True)}, onward)),
+        Route("/predictions/{id}", Endpoint({"GET": predictions.get}, onward)),
+        Route("/predictions/{id}/cancel", Endpoint({"POST": predictions.cancel}, onward)),
+        Route(
+            OUTPUTS_PREFIX + "{digest}/{seal}/{name}",
+            Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
+        ),
+        Route(model, Endpoint({"GET": models.get}, onward)),
+        Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
+        Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
+        Route("/account", Endpoint({"GET": models.account}, onward)),
+    ]
+    router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
+    return AccessLog(Guard(router, only_names=_own_names(services)), services.metrics)
+
+
+def _own_names(services: Services) -> frozenset[str] | None:
+    """Host names that may be asked where the listener is open to everybody on this machine."""
+    is_open = not services.settings.auth.tokens and any(not one.has_accounts for one in services.catalog.upstreams)
+    if not is_open:
+        return None
+    base = urlsplit(services.base_url).hostname
+    return (
+        LOOPBACK_NAMES
+        | {services.settings.public.host}
+        | ({base} if base else set())
+        | set(services.settings.tls.names)
+    )
+
+
+def admin_app(services: Services, operations: Operations) -> ASGIApp:
+    """The operator's listener."""
+    routes = [
+        Route("/livez", Endpoint({"GET": operations.livez})),
+        Route("/readyz", Endpoint({"GET": operations.readyz})),
+        Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
+        Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
+        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
+    ]
+    names = None if services.settings.admin.token is not None else LOOPBACK_NAMES | {services.settings.admin.host}
+    router = Router(routes, redirect_slashes=False, default=Endpoint({}, _nowhere))
+    return AccessLog(Guard(router, only_names=names), None)
+
+
+async def _nowhere(exchange: Exchange) -> None:
+    raise NotFound("The requested resource could not be found.")

@@ -1,0 +1,200 @@
+"""The command ``hotplate``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+import uvloop
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from proxy import __version__, logs
+from proxy.clientenv import Format, client_environment, listening_url, render_environment
+from proxy.demo import DemoFailed, demo_settings, run_demo
+from proxy.doctor import diagnose
+from proxy.serving import serve, tls_files
+from proxy.settings import Settings, SettingsError, load_settings
+from storage.errors import StorageError
+
+app = typer.Typer(
+    help="An edge image caching proxy for model APIs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="TOML file; default: HOTPLATE_CONFIG, or hotplate.toml here.")
+]
+HostOption = Annotated[str | None, typer.Option(help="Address of the public listener.")]
+PortOption = Annotated[int | None, typer.Option(help="Port of the public listener; 0 picks a free one.")]
+AdminPortOption = Annotated[int | None, typer.Option(help="Port of the admin listener; 0 picks a free one.")]
+TlsOption = Annotated[bool, typer.Option("--tls", help="Serve over TLS with a certificate from a local authority.")]
+
+
+def main() -> None:
+    """Entry point: errors that a person can mend are one line and exit code 2."""
+    try:
+        app()
+    except (SettingsError, StorageError) as error:
+        Console(stderr=True).print(Text(f"hotplate: {error}", style="red"), soft_wrap=True)
+        sys.exit(2)
+
+
+def _settings(
+    config: Path | None,
+    host: str | None = None,
+    port: int | None = None,
+    admin_port: int | None = None,
+    tls: bool = False,
+) -> Settings:
+    overrides: dict[str, Any] = {"public": {}, "admin": {}, "tls": {}}
+    if host is not None:
+        overrides["public"]["host"] = host
+    if port is not None:
+        overrides["public"]["port"] = port
+    if admin_port is not None:
+        overrides["admin"]["port"] = admin_port
+    if tls:
+        overrides["tls"]["mode"] = "local-ca"
+    return load_settings(config, overrides)
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(main)
+        except ExceptionGroup as group:
+            # A listener's own failure arrives wrapped by the task group; the first one tells.
+            raise group.exceptions[0] from None
+
+
+@app.command("serve")
+def serve_command(
+    config: ConfigOption = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    admin_port: AdminPortOption = None,
+    tls: TlsOption = False,
+) -> None:
+    """Serve in front of the configured model services; without a configuration, of Replicate's API."""
+    settings = _settings(config, host, port, admin_port, tls)
+    logs.configure(settings.log.level, settings.log.format)
+    _run(serve(settings))
+
+
+@app.command()
+def demo(
+    config: ConfigOption = None,
+    port: PortOption = None,
+    admin_port: AdminPortOption = None,
+    tls: TlsOption = False,
+    once: Annotated[bool, typer.Option("--once", help="Stop when everything has been shown.")] = False,
+) -> None:
+    """Start everything on the embedded model, draw a picture cold, warm and from the cache, and go on serving."""
+    settings = demo_settings(_settings(config, None, port, admin_port, tls))
+    logs.configure("warning" if settings.log.level == "info" else settings.log.level, settings.log.format)
+    console = Console()
+    try:
+        _run(run_demo(settings, console, once=once))
+    except DemoFailed as error:
+        console.print(Text(f"hotplate demo: {error}", style="red"))
+        sys.exit(1)
+
+
+@app.command()
+def env(
+    config: ConfigOption = None,
+    tls: TlsOption = False,
+    form: Annotated[str, typer.Option("--format", help="sh, fish or json.")] = "sh",
+) -> None:
+    """Print what a client's shell needs: eval "$(hotplate env)"."""
+    forms: dict[str, Format] = {"sh": "sh", "fish": "fish", "json": "json"}
+    if form not in forms:
+        raise SettingsError(f"--format: {form!r} is not one of sh, fish, json")
+    print(render_environment(_client_environment(_settings(config, tls=tls)), forms[form]))
+
+
+@app.command("run", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run_command(context: typer.Context, config: ConfigOption = None, tls: TlsOption = False) -> None:
+    """Run a command with that environment: hotplate run -- python app.py."""
+    if not context.args:
+        raise SettingsError("run: say what to run, e.g. hotplate run -- python app.py")
+    variables = _client_environment(_settings(config, tls=tls))
+    try:
+        os.execvpe(context.args[0], context.args, {**os.environ, **variables})  # noqa: S606 - what the command is for
+    except OSError as error:
+        raise SettingsError(f"run: {context.args[0]}: {error.strerror}") from error
+
+
+def _client_environment(settings: Settings) -> dict[str, str]:
+    files = tls_files(settings) if settings.tls.mode == "local-ca" else None
+    ca_file = files.ca_file if files is not None else None
+    ca_bundle_file = files.ca_bundle_file if files is not None else None
+    return client_environment(listening_url(settings), ca_file, ca_bundle_file)
+
+
+@app.command()
+def explain(
+    request: Annotated[Path, typer.Argument(help="JSON file with a create request's body; - for standard input.")],
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say how the key of a create request comes about; asks the running proxy, runs no model."""
+    settings = _settings(config)
+    try:
+        body = sys.stdin.buffer.read() if str(request) == "-" else request.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"explain: {request}: {error.strerror}") from error
+    headers = {}
+    if settings.admin.token is not None:
+        headers["Authorization"] = f"Bearer {settings.admin.token.get_secret_value()}"
+    if token := os.environ.get("REPLICATE_API_TOKEN"):
+        headers["X-Explain-Authorization"] = f"Bearer {token}"
+    url = f"http://{settings.admin.host}:{settings.admin.port}/_hotplate/explain"
+    try:
+        answer = httpx.post(url, content=body, headers=headers, timeout=30.0, trust_env=False)
+    except httpx.HTTPError as error:
+        raise SettingsError(f"explain: no proxy answers at {url}: start it with hotplate serve") from error
+    document = answer.json()
+    if answer.is_error:
+        raise SettingsError(f"explain: {document.get('title')}: {document.get('detail')}".strip())
+    if as_json:
+        print(json.dumps(document, indent=2))
+        return
+    table = Table(show_header=False, box=None)
+    for name, value in document.items():
+        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
+    Console().print(table)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, tls: TlsOption = False) -> None:
+    """Check trust, upstreams, credential, public URL, disk and clock: one line each, with a remedy."""
+    settings = _settings(config, tls=tls)
+    console = Console()
+    has_failed = False
+    for finding in diagnose(settings, os.environ.get("REPLICATE_API_TOKEN")):
+        mark = Text("ok  ", style="green") if finding.is_ok else Text("FAIL", style="red")
+        line = Text.assemble(mark, f"  {finding.name}: {finding.detail}")
+        if not finding.is_ok:
+            has_failed = True
+            line.append(f" → {finding.remedy}")
+        console.print(line, soft_wrap=True)
+    if has_failed:
+        sys.exit(1)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    print(f"hotplate {__version__}")

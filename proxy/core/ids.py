@@ -1,0 +1,98 @@
+"""Prediction ids that say where their record is.
+
+An id looks like Replicate's: 26 characters of ``[a-z2-7]``. It is one AES block in base32, and the block holds
+
+::
+
+    record id   5 bytes   which result (allocated when its run starts)
+    created at  5 bytes   milliseconds since 2026-01-01
+    serial      2 bytes   tells apart ids made in the same millisecond
+    tag         4 bytes   keyed hash of the scope: wrong scope or forged id, wrong tag
+
+so any worker, after any restart, finds the record of an id without anything having been written when the id
+was given out. A block cipher is a permutation: somebody without the key who alters an id gets a random block,
+whose tag fits with probability 2^-32; behind it the record's own scope is compared as a whole.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets as entropy
+from dataclasses import dataclass
+from typing import NewType
+
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import ECB
+
+from proxy.core.secrets import Secrets, keyed_hash
+from storage.digest import RECORD_ID_BITS, RecordId, Scope
+
+PredictionId = NewType("PredictionId", str)
+"""Id of a prediction as a client sees it."""
+
+ID_LENGTH = 26
+_EPOCH_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
+_MAX_MS = (1 << 40) - 1  # until October 2060
+
+
+@dataclass(frozen=True, slots=True)
+class IdParts:
+    """What an id says: the record, and when the prediction was created (epoch seconds, millisecond steps)."""
+
+    record_id: RecordId
+    created_at: float
+
+
+class IdMint:
+    """Makes and reads prediction ids. One per process; not shared between threads."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._scope_key = secrets.ids
+        # ECB over exactly one block is the plain permutation wanted here: no block ever repeats (serial).
+        cipher = Cipher(AES(secrets.ids[:16]), ECB())  # noqa: S305
+        self._encrypt = cipher.encryptor()
+        self._decrypt = cipher.decryptor()
+        self._serial = entropy.randbelow(1 << 16)
+
+    def mint(self, record_id: RecordId, scope: Scope, created_at: float) -> PredictionId:
+        """A fresh id for ``scope``; ``created_at`` in epoch seconds."""
+        self._serial = (self._serial + 1) & 0xFFFF
+        # Microseconds first: the millisecond must be the one that the rendered time of the answer shows.
+        since_ms = min(max(round(created_at * 1_000_000) // 1000 - _EPOCH_MS, 0), _MAX_MS)
+        block = (
+            record_id.to_bytes(5, "big")
+            + since_ms.to_bytes(5, "big")
+            + self._serial.to_bytes(2, "big")
+            + self._tag(scope)
+        )
+        return PredictionId(base64.b32encode(self._encrypt.update(block)).decode().rstrip("=").lower())
+
+    def read(self, text: str, scope: Scope) -> IdParts | None:
+        """What ``text`` says to a caller of ``scope``; ``None`` for anything not minted here for that scope."""
+        if len(text) != ID_LENGTH or text != text.lower():
+            return None
+        try:
+            sealed = base64.b32decode(text.upper() + "======")
+        except ValueError:
+            return None
+        if base64.b32encode(sealed).decode().rstrip("=").lower() != text:
+            return None  # spare bits set: an alias of another id
+        block = self._decrypt.update(sealed)
+        if not entropy.compare_digest(block[12:], self._tag(scope)):
+            return None
+        record_id = RecordId(int.from_bytes(block[:5], "big"))
+        return IdParts(record_id, (int.from_bytes(block[5:10], "big") + _EPOCH_MS) / 1000)
+
+    def _tag(self, scope: Scope) -> bytes:
+        return keyed_hash(self._scope_key, scope)[:4]
+
+
+def new_record_id() -> RecordId:
+    """A random record id; 40 bits, so a store refuses the rare one that is taken."""
+    return RecordId(entropy.randbits(RECORD_ID_BITS))
+
+
+def new_execution_id() -> str:
+    """A random id for one run upstream: 26 characters, the form that Cog's documentation recommends."""
+    return base64.b32encode(entropy.token_bytes(16)).decode().rstrip("=").lower()

@@ -1,0 +1,142 @@
+"""Predictions as clients see them.
+
+Two ways lead to the same JSON: ``render_prediction`` for a prediction in any state, and ``HitTemplate`` for an
+answer from the cache, where everything but id, input and time is ready bytes.
+
+Source of the shape: Replicate's OpenAPI document, ``schemas_prediction_response``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal
+
+import orjson
+
+from proxy.core.ids import PredictionId
+from storage.records import JsonObject, JsonValue, ResultRecord
+
+Status = Literal["starting", "processing", "succeeded", "failed", "canceled", "aborted"]
+
+TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled", "aborted"})
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One prediction in one state; times in epoch seconds, ``output`` as the client will see it."""
+
+    id: PredictionId
+    model: str
+    version: str
+    input: JsonObject
+    status: Status
+    created_at: float
+    started_at: float | None = None
+    completed_at: float | None = None
+    output: JsonValue = None
+    error: str | None = None
+    logs: str = ""
+    metrics: JsonObject = field(default_factory=dict)
+    web_url: str | None = None
+    is_data_removed: bool = False
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.status in TERMINAL
+
+
+def format_time(at: float) -> str:
+    """Epoch seconds as RFC 3339 in UTC with milliseconds, e.g. ``"2026-02-01T10:00:00.120Z"``."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def prediction_url(base_url: str, prediction_id: str) -> str:
+    """Where the prediction is read; also the ``Location`` of a create."""
+    return f"{base_url}/v1/predictions/{prediction_id}"
+
+
+def render_prediction(prediction: Prediction, base_url: str) -> bytes:
+    """The prediction as JSON bytes; ``base_url`` is the public one, without ``/v1``."""
+    url = prediction_url(base_url, prediction.id)
+    document: JsonObject = {
+        "id": prediction.id,
+        "model": prediction.model,
+        "version": prediction.version,
+        "input": prediction.input,
+        "logs": prediction.logs,
+        "output": prediction.output,
+        "data_removed": prediction.is_data_removed,
+        "error": prediction.error,
+        "source": "api",
+        "status": prediction.status,
+        "created_at": format_time(prediction.created_at),
+    }
+    if prediction.started_at is not None:
+        document["started_at"] = format_time(prediction.started_at)
+    if prediction.completed_at is not None:
+        document["completed_at"] = format_time(prediction.completed_at)
+        document["metrics"] = {
+            **prediction.metrics,
+            "total_time": round(prediction.completed_at - prediction.created_at, 6),
+        }
+    document["urls"] = {"get": url, "cancel": f"{url}/cancel", "web": prediction.web_url or url}
+    return orjson.dumps(document)
+
+
+class HitTemplate:
+    """A stored result as ready bytes, to be stamped with id, input and time for each hit."""
+
+    __slots__ = ("_after_input", "_before_input", "_urls", "links")
+
+    def __init__(self, record: ResultRecord, output: JsonValue, links: str, base_url: str) -> None:
+        """Args: ``output`` as the client will see it; ``links`` the ``Link`` header that goes with it."""
+        head = orjson.dumps({"model": record.model, "version": record.version})
+        body = orjson.dumps(
+            {
+                "logs": record.logs,
+                "output": output,
+                "data_removed": False,
+                "error": None,
+                "source": "api",
+                "status": "succeeded",
+                "metrics": {**record.metrics, "total_time": 0.0},
+            }
+        )
+        self._before_input = b'",' + head[1:-1] + b',"input":'
+        self._after_input = b"," + body[1:-1] + b',"created_at":"'
+        self._urls = orjson.dumps(prediction_url(base_url, ""))[1:-1]
+        self.links = links.encode()
+
+    @property
+    def size_bytes(self) -> int:
+        """What it holds in memory, nearly."""
+        return len(self._before_input) + len(self._after_input) + len(self._urls) + len(self.links) + 300
+
+    def fill(self, prediction_id: PredictionId, input_json: bytes, at: float) -> bytes:
+        """The whole answer; the same JSON document that ``render_prediction`` gives for this hit."""
+        mark, time, url = prediction_id.encode(), format_time(at).encode(), self._urls
+        return b"".join(
+            (
+                b'{"id":"',
+                mark,
+                self._before_input,
+                input_json,
+                self._after_input,
+                time,
+                b'","started_at":"',
+                time,
+                b'","completed_at":"',
+                time,
+                b'","urls":{"get":"',
+                url,
+                mark,
+                b'","cancel":"',
+                url,
+                mark,
+                b'/cancel","web":"',
+                url,
+                mark,
+                b'"}}',
+            )
+        )

@@ -1,0 +1,209 @@
+"""``hotplate doctor``: one line a check, and one remedy for each that fails."""
+
+from __future__ import annotations
+
+import email.utils
+import os
+import shutil
+import socket
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from proxy import tls
+from proxy.clientenv import listening_url
+from proxy.settings import ReplicateUpstreamSettings, Settings, is_loopback
+
+SLOW_FSYNC_S = 0.05
+"""A slower one delays every miss by more than a person notices."""
+
+LOW_DISK_BYTES = 1024**3
+CLOCK_SKEW_S = 60.0
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One checked thing. ``remedy`` is ``""`` when all is well."""
+
+    name: str
+    is_ok: bool
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(settings: Settings, token: str | None) -> Iterator[Finding]:
+    """Check everything, yielding each finding as soon as it is known; nothing raises.
+
+    Args:
+        token: a credential for the Replicate upstream, to be checked there; ``None`` when there is none.
+    """
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("folder", lambda: _folder(settings)),
+        ("disk", lambda: _disk(settings)),
+        ("fsync", lambda: _fsync(settings)),
+        ("public URL", lambda: _public_url(settings)),
+        ("trust", lambda: _trust(settings)),
+        ("proxy", lambda: _proxy(settings)),
+    ]
+    for upstream in settings.upstream:
+        if isinstance(upstream, ReplicateUpstreamSettings):
+            checks.append((upstream.name, lambda one=upstream: _replicate(one)))  # type: ignore[misc]
+            checks.append(("credential", lambda one=upstream: _credential(one, token)))  # type: ignore[misc]
+            checks.append(("clock", lambda one=upstream: _clock(one)))  # type: ignore[misc]
+        elif upstream.kind == "cog":
+            for url in upstream.urls:
+                checks.append((upstream.name, lambda url=url, name=upstream.name: _cog(name, url)))  # type: ignore[misc]
+        else:
+            checks.append((upstream.name, lambda one=upstream: _local(one.name, one.path)))  # type: ignore[misc]
+    for name, check in checks:
+        try:
+            yield check()
+        except Exception as error:
+            yield Finding(name, False, f"{type(error).__name__}: {error}", "see the message")
+
+
+def _folder(settings: Settings) -> Finding:
+    path = settings.data_dir
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path, prefix=".doctor-"):
+            pass
+    except OSError as error:
+        return Finding("folder", False, f"{path}: {error.strerror}", "make data_dir a folder that this user may write")
+    mode = path.stat().st_mode & 0o077
+    if mode:
+        return Finding("folder", False, f"{path} can be read by other users", f"chmod 700 {path}")
+    return Finding("folder", True, str(path))
+
+
+def _disk(settings: Settings) -> Finding:
+    free = shutil.disk_usage(settings.data_dir).free
+    detail = f"{free / 1024**3:.1f} GiB free, {settings.storage.max_bytes / 1024**3:.1f} GiB allowed"
+    if free < LOW_DISK_BYTES:
+        return Finding("disk", False, detail, "free some space, or set storage.max_bytes lower")
+    return Finding("disk", True, detail)
+
+
+def _fsync(settings: Settings) -> Finding:
+    with tempfile.NamedTemporaryFile(dir=settings.data_dir, prefix=".doctor-") as file:
+        file.write(b"\0" * 65536)
+        file.flush()
+        began = time.perf_counter()
+        os.fsync(file.fileno())
+        took_s = time.perf_counter() - began
+    detail = f"{took_s * 1000:.1f} ms for 64 kB"
+    if took_s > SLOW_FSYNC_S:
+        return Finding("fsync", False, detail, "put data_dir on a local disk, or set storage.durability = 'fast'")
+    return Finding("fsync", True, detail)
+
+
+def _public_url(settings: Settings) -> Finding:
+    url = listening_url(settings)
+    host = urlsplit(url).hostname or ""
+    if settings.public.base_url is None and not is_loopback(settings.public.host):
+        return Finding("public URL", False, f"{url} is guessed", "set public.base_url to the address that clients use")
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        return Finding("public URL", False, f"{host}: {error}", "make the name resolve, or correct public.base_url")
+    if url.startswith("http://") and settings.cache.output_urls == "url":
+        return Finding(
+            "public URL",
+            False,
+            f"{url} is plain http, and output_urls = 'url'",
+            "use TLS, or output_urls = 'auto': clients make no file objects of http addresses",
+        )
+    return Finding("public URL", True, url)
+
+
+def _trust(settings: Settings) -> Finding:
+    if settings.tls.mode == "off":
+        return Finding("trust", True, "plain http on this listener, nothing to trust")
+    if settings.tls.mode == "files":
+        assert settings.tls.cert_file is not None
+        assert settings.tls.key_file is not None
+        files = tls.given_files(settings.tls.cert_file, settings.tls.key_file)
+        return Finding("trust", True, f"certificate valid for {(files.not_after - time.time()) / 86400:.0f} more days")
+    files = tls.LocalAuthority(settings.data_dir / "tls", settings.tls.names).ensure()
+    given = os.environ.get("SSL_CERT_FILE")
+    if given != str(files.ca_bundle_file):
+        return Finding("trust", False, "this shell does not trust the local authority", 'eval "$(hotplate env)"')
+    return Finding("trust", True, f"SSL_CERT_FILE is {given}")
+
+
+def _proxy(settings: Settings) -> Finding:
+    url = listening_url(settings)
+    verify: ssl.SSLContext | bool = True
+    bundle = settings.data_dir / "tls" / "ca-bundle.pem"
+    if settings.tls.mode == "local-ca" and bundle.is_file():
+        verify = ssl.create_default_context(cafile=str(bundle))
+    try:
+        answer = httpx.get(f"{url}/outputs/", verify=verify, timeout=TIMEOUT_S, trust_env=False)
+    except httpx.HTTPError as error:
+        return Finding("proxy", False, f"{url}: {error or type(error).__name__}", "start it: hotplate serve")
+    if "x-request-id" not in answer.headers:
+        return Finding("proxy", False, f"something else answers at {url}", "correct public.base_url or public.port")
+    return Finding("proxy", True, f"answers at {url}")
+
+
+def _replicate(upstream: ReplicateUpstreamSettings) -> Finding:
+    try:
+        answer = httpx.get(f"{upstream.base_url}/account", timeout=TIMEOUT_S, trust_env=False)
+    except httpx.HTTPError as error:
+        detail = f"{upstream.base_url}: {error or type(error).__name__}"
+        return Finding(upstream.name, False, detail, f"correct base_url of upstream {upstream.name!r}, or the network")
+    return Finding(upstream.name, True, f"{upstream.base_url} answers ({answer.status_code} without a credential)")
+
+
+def _credential(upstream: ReplicateUpstreamSettings, token: str | None) -> Finding:
+    if not token:
+        return Finding("credential", False, "REPLICATE_API_TOKEN is not set here", "export REPLICATE_API_TOKEN=r8_...")
+    headers = {"Authorization": f"Bearer {token}"}
+    try:
+        answer = httpx.get(f"{upstream.base_url}/account", headers=headers, timeout=TIMEOUT_S, trust_env=False)
+    except httpx.HTTPError as error:
+        return Finding("credential", False, f"cannot be asked: {type(error).__name__}", "first mend the upstream above")
+    if answer.status_code in (401, 403):
+        return Finding("credential", False, f"{upstream.name} refuses it", "make a new token and export it")
+    return Finding("credential", answer.is_success, f"{upstream.name} answers {answer.status_code}", "try again later")
+
+
+def _clock(upstream: ReplicateUpstreamSettings) -> Finding:
+    try:
+        answer = httpx.get(f"{upstream.base_url}/account", timeout=TIMEOUT_S, trust_env=False)
+        there = email.utils.parsedate_to_datetime(answer.headers["date"]).timestamp()
+    except (httpx.HTTPError, KeyError, ValueError):
+        return Finding("clock", True, "not compared: the upstream tells no time")
+    skew_s = time.time() - there
+    if abs(skew_s) > CLOCK_SKEW_S:
+        return Finding(
+            "clock", False, f"{skew_s:+.0f} s against {upstream.name}", "synchronise this machine's clock (NTP)"
+        )
+    return Finding("clock", True, f"{skew_s:+.0f} s against {upstream.name}")
+
+
+def _cog(name: str, url: str) -> Finding:
+    try:
+        answer = httpx.get(f"{url.rstrip('/')}/health-check", timeout=TIMEOUT_S, trust_env=False)
+        state = answer.json()["status"]
+    except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+        return Finding(name, False, f"{url}: {error or type(error).__name__}", "start the Cog server, or correct urls")
+    is_ok = state in ("READY", "BUSY", "STARTING")
+    return Finding(name, is_ok, f"{url} is {state}", "" if is_ok else "look at the Cog server's log and restart it")
+
+
+def _local(name: str, path: Path | None) -> Finding:
+    if path is None:
+        return Finding(name, True, "the demo model")
+    if not (path / "cog.yaml").is_file():
+        return Finding(name, False, f"{path} has no cog.yaml", f"correct path of upstream {name!r}")
+    if not (path / ".cog" / "openapi_schema.json").is_file():
+        return Finding(name, False, f"{path} has no .cog/openapi_schema.json", "run `cog build` there once")
+    return Finding(name, True, str(path))

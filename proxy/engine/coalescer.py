@@ -1,0 +1,161 @@
+"""Identical misses share one run.
+
+A flight is one run upstream. It is a task of its own, owned here and by no client: a client that leaves, the
+one that caused it included, changes nothing. Everything here happens on one event loop, so a look-up in the
+table and the entry made there are one step that nothing can come between.
+
+A flight leaves the table only after its result is stored (or has failed). Somebody who looked into the store
+just before that and then finds no flight leads a new one, and looks into the store once more inside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from proxy.core.errors import HotplateError, Overloaded
+from proxy.upstreams.base import Outcome, Progress
+from storage.digest import PredictionKey, RecordId
+from storage.records import JsonPath, ResultRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """How a flight ended.
+
+    Attributes:
+        outcome: what the upstream said.
+        record: the result as a record, for a success, stored or not.
+        is_stored: whether the record can be found in the store.
+        left_urls: files that are neither stored nor spooled, by place, under the upstream's own URL.
+    """
+
+    outcome: Outcome
+    record: ResultRecord | None
+    is_stored: bool
+    left_urls: tuple[tuple[JsonPath, str], ...] = ()
+
+
+class Flight:
+    """One run and everybody who shares it."""
+
+    def __init__(self, record_id: RecordId, key: PredictionKey | None, started_at: float) -> None:
+        self.record_id = record_id
+        self.key = key
+        self.started_at = started_at
+        self.progress: Progress | None = None
+        self.landed: Landed | None = None
+        self.sharers = 0
+        self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
+        self._task: asyncio.Task[None] | None = None
+
+    def report(self, progress: Progress) -> None:
+        """News from the upstream; the first makes creates answerable."""
+        self.progress = progress
+        if not self._accepted.done():
+            self._accepted.set_result(None)
+
+    async def accepted(self) -> None:
+        """Wait until the upstream has taken the run.
+
+        Raises:
+            HotplateError: it did not, or nobody could be asked; the same error for every sharer.
+        """
+        await asyncio.shield(self._accepted)
+
+    async def finished(self, timeout_s: float) -> Landed | None:
+        """The end of the flight, or ``None`` if it takes longer than ``timeout_s``."""
+        if self.landed is None and timeout_s > 0:
+            await asyncio.wait([self._finished], timeout=timeout_s)
+        return self.landed
+
+    def land(self, landed: Landed) -> None:
+        """The end, for all sharers."""
+        self.landed = landed
+        if not self._accepted.done():
+            self._accepted.set_result(None)
+        if not self._finished.done():
+            self._finished.set_result(landed)
+
+    def refuse(self, error: HotplateError) -> None:
+        """The run was never taken: every create that waits gets ``error``."""
+        if not self._accepted.done():
+            self._accepted.set_exception(error)
+            self._accepted.exception()  # retrieved here, so that no waiter at all is no warning either
+        if not self._finished.done():
+            self._finished.cancel()
+
+    @property
+    def has_ended(self) -> bool:
+        return self._finished.done()
+
+    @property
+    def was_accepted(self) -> bool:
+        return self._accepted.done() and self._accepted.exception() is None
+
+    def cancel(self) -> None:
+        """Cancel the run itself."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def start(self, work: Callable[[Flight], Awaitable[None]]) -> asyncio.Task[None]:
+        """Begin; ``work`` must end in ``land`` or ``refuse``."""
+
+        async def run() -> None:
+            await work(self)
+
+        self._task = asyncio.create_task(run())
+        return self._task
+
+
+class Coalescer:
+    """The flights on their way, by key."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[PredictionKey, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def find(self, key: PredictionKey) -> Flight | None:
+        """The flight to follow, if one is on its way and neither ended nor being cancelled."""
+        flight = self._by_key.get(key)
+        return flight if flight is not None and not flight.has_ended else None
+
+    def lead(self, flight: Flight, work: Callable[[Flight], Awaitable[None]]) -> None:
+        """Start ``flight``; if it has a key, others may follow it until it has ended."""
+        if flight.key is not None:
+            self._by_key[flight.key] = flight
+        task = flight.start(work)
+        self._tasks.add(task)
+
+        def gone(_: object) -> None:
+            self._tasks.discard(task)
+            self._forget(flight)
+            # For a task that was cancelled before its first step; otherwise the flight has ended already.
+            flight.refuse(Overloaded("the proxy is stopping", retry_after_s=1.0))
+
+        task.add_done_callback(gone)
+
+    def leave(self, flight: Flight) -> None:
+        """One sharer has cancelled; when all have, the run is cancelled and nobody may follow it any more."""
+        flight.sharers -= 1
+        if flight.sharers <= 0 and flight.landed is None:
+            self._forget(flight)
+            flight.cancel()
+
+    def _forget(self, flight: Flight) -> None:
+        if flight.key is not None and self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait for flights to end, then cancel what is left and wait for that."""
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)

@@ -1,0 +1,115 @@
+"""Whose request it is, and whether that caller may have a hit.
+
+An upstream with accounts judges its own tokens: a token may get hits for some minutes after the upstream last
+accepted it, by a look-up of its account or by a create. A refusal ends that at once. Where nobody can be asked
+there is no hit. Upstreams without accounts are guarded by Hotplate's own tokens, or are open on loopback.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from proxy.core.entitlement import open_scope, token_scope
+from proxy.core.errors import Unauthenticated, UpstreamRefused
+from proxy.core.secrets import Secrets
+from proxy.upstreams.base import Credential, Upstream, Verdict
+from storage.digest import Scope
+
+MAX_REMEMBERED = 50_000
+"""Tokens remembered at once; the one unused for longest is forgotten first and merely asked about again."""
+
+
+MAX_REMEMBERED_CHARS = 256
+"""Longer tokens are hashed anew each time: what strangers send must not fill the memory."""
+
+
+class Gatekeeper:
+    """Scopes of callers, and the short memory of accepted credentials. Used from the event loop alone."""
+
+    def __init__(
+        self, secrets: Secrets, own_tokens: Sequence[str], accept_for_s: float, now: Callable[[], float]
+    ) -> None:
+        """``now`` is a monotonic clock in seconds."""
+        self._secrets = secrets
+        self._own_tokens = [token.encode() for token in own_tokens]
+        self._accept_for_s = accept_for_s
+        self._now = now
+        self._accepted_at: OrderedDict[Scope, float] = OrderedDict()
+        self._asking: dict[Scope, asyncio.Task[Verdict]] = {}
+        self._scopes: OrderedDict[tuple[str, str | None], Scope] = OrderedDict()
+
+    def scope_of(self, upstream: Upstream, credential: Credential | None) -> Scope:
+        """The scope of a caller at ``upstream``.
+
+        Raises:
+            Unauthenticated: a credential is needed and missing, or it is not one of Hotplate's own.
+        """
+        token = credential.token if credential is not None else None
+        remembered = self._scopes.get((upstream.name, token))
+        if remembered is not None:
+            return remembered
+        scope = self._derive(upstream, token)
+        if token is not None and len(token) > MAX_REMEMBERED_CHARS:
+            return scope
+        self._scopes[upstream.name, token] = scope
+        if len(self._scopes) > MAX_REMEMBERED:
+            self._scopes.popitem(last=False)
+        return scope
+
+    def _derive(self, upstream: Upstream, token: str | None) -> Scope:
+        if not upstream.has_accounts and not self._own_tokens:
+            return open_scope(self._secrets, upstream.name)
+        if token is None:
+            raise Unauthenticated("You did not pass an authentication token")
+        if not upstream.has_accounts:
+            given = token.encode()
+            # Every token is compared, each in constant time, so that timing says nothing of any of them.
+            if not any([hmac.compare_digest(given, own) for own in self._own_tokens]):
+                raise Unauthenticated("You did not pass a valid authentication token")
+        return token_scope(self._secrets, upstream.name, token)
+
+    def is_accepted_now(self, upstream: Upstream, scope: Scope) -> bool:
+        """Whether a hit may be given without asking anybody."""
+        if not upstream.has_accounts:
+            return True  # ``scope_of`` has judged the token itself
+        at = self._accepted_at.get(scope)
+        return at is not None and self._now() - at < self._accept_for_s
+
+    async def is_accepted(self, upstream: Upstream, credential: Credential | None, scope: Scope) -> bool:
+        """Whether a hit may be given; asks the upstream where needed, once for all who wait.
+
+        Raises:
+            UpstreamRefused: the upstream refuses the credential; its own answer.
+        """
+        if self.is_accepted_now(upstream, scope):
+            return True
+        if credential is None:
+            return False
+        task = self._asking.get(scope)
+        if task is None:
+            task = asyncio.create_task(upstream.check(credential))
+            self._asking[scope] = task
+            task.add_done_callback(lambda _: self._asking.pop(scope, None))
+        verdict = await asyncio.shield(task)
+        if verdict.is_accepted:
+            self.accept(scope)
+            return True
+        if verdict.is_accepted is False:
+            self.refuse(scope)
+            status, content_type, body = verdict.refusal or (401, "application/json", b"{}")
+            raise UpstreamRefused(status, [("content-type", content_type)], body)
+        return False
+
+    def accept(self, scope: Scope) -> None:
+        """The upstream has just accepted this scope's credential."""
+        self._accepted_at[scope] = self._now()
+        self._accepted_at.move_to_end(scope)
+        if len(self._accepted_at) > MAX_REMEMBERED:
+            self._accepted_at.popitem(last=False)
+
+    def refuse(self, scope: Scope) -> None:
+        """The upstream has just refused it: no hit until it is accepted again."""
+        self._accepted_at.pop(scope, None)

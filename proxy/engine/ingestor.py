@@ -1,0 +1,178 @@
+"""Takes a run's output files into the store, whole, before any client hears that the run succeeded.
+
+Each file is hashed and typed from its bytes while it is written. What cannot be stored is kept in the spool;
+what cannot be fetched keeps the upstream's own URL, and then the result as a whole is not stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import structlog
+
+from proxy.core.outputs import (
+    SNIFF_BYTES,
+    FileReference,
+    OutputAccess,
+    OutputPlan,
+    decode_data_url,
+    file_name,
+    looks_whole,
+    sniff_type,
+)
+from proxy.engine.spool import Spool
+from proxy.upstreams.egress import Egress, EgressFailed, EgressRefused
+from storage.digest import hash_bytes
+from storage.errors import BlobRejected, StorageError
+from storage.ports import ContentStore
+from storage.records import BlobRef, OutputFile
+
+PARALLEL_FETCHES = 4
+FETCH_TRIES = 2
+
+_log = structlog.get_logger("hotplate.ingestor")
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of an output's files.
+
+    Attributes:
+        files: those that have an address here, stored or spooled, in order.
+        left: those that keep the upstream's URL.
+        are_stored: every file is in the store.
+    """
+
+    files: tuple[OutputFile, ...]
+    left: tuple[FileReference, ...]
+    are_stored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class IngestCounters:
+    """Called once for each file that is not stored: ``spooled()``, ``left()``."""
+
+    spooled: Callable[[], None]
+    left: Callable[[], None]
+
+
+class Ingestor:
+    """Moves output files from the upstream into the store or the spool."""
+
+    def __init__(
+        self, blobs: ContentStore, spool: Spool, egress: Egress, max_bytes: int, counters: IngestCounters
+    ) -> None:
+        self._blobs = blobs
+        self._spool = spool
+        self._egress = egress
+        self._max_bytes = max_bytes
+        self._counters = counters
+
+    async def ingest(self, plan: OutputPlan, access: OutputAccess, *, keep: bool) -> Ingested:
+        """Take in every file of ``plan``; with ``keep=False`` they go to the spool alone. Never raises for a file."""
+        gate = asyncio.Semaphore(PARALLEL_FETCHES)
+
+        async def take(index: int, file: FileReference) -> tuple[OutputFile, bool] | None:
+            async with gate:
+                return await self._take(index, file, access, keep)
+
+        taken = await asyncio.gather(*(take(index, file) for index, file in enumerate(plan.files)))
+        return Ingested(
+            files=tuple(one[0] for one in taken if one is not None),
+            left=tuple(file for file, one in zip(plan.files, taken, strict=True) if one is None),
+            are_stored=all(one is not None and one[1] for one in taken),
+        )
+
+    async def _take(
+        self, index: int, file: FileReference, access: OutputAccess, keep: bool
+    ) -> tuple[OutputFile, bool] | None:
+        """The file with whether it is stored, or ``None`` when it keeps its URL."""
+        for attempt in range(FETCH_TRIES):
+            try:
+                if keep:
+                    try:
+                        return await self._into_store(index, file, access), True
+                    except StorageError as error:
+                        if isinstance(error, BlobRejected):
+                            raise
+                        _log.warning("output_not_stored", reason=type(error).__name__, detail=str(error))
+                spooled = await self._into_spool(index, file, access)
+                if spooled is not None:
+                    self._counters.spooled()
+                    return spooled, False
+                break
+            except (EgressRefused, EgressFailed, BlobRejected, ValueError) as error:
+                # The URL itself stays out of the log: it opens the file for whoever reads it.
+                _log.warning("output_not_fetched", reason=type(error).__name__, detail=str(error), attempt=attempt + 1)
+                if isinstance(error, EgressRefused):
+                    break
+        self._counters.left()
+        return None
+
+    async def _into_store(self, index: int, file: FileReference, access: OutputAccess) -> OutputFile:
+        async with aclosing(self._chunks(file, access, self._max_bytes)) as chunks:
+            source = _Source(chunks)
+            content_type = sniff_type(await source.head())
+            ref = await self._blobs.put(
+                source.chunks(), content_type=content_type, max_bytes=self._max_bytes, expected_bytes=None
+            )
+        return OutputFile(file.path, ref, content_type, file_name(index, file.url, content_type))
+
+    async def _into_spool(self, index: int, file: FileReference, access: OutputAccess) -> OutputFile | None:
+        limit_bytes = min(self._max_bytes, self._spool.max_bytes)
+        async with aclosing(self._chunks(file, access, limit_bytes)) as chunks:
+            data = b"".join([chunk async for chunk in chunks])
+        content_type = sniff_type(data[:SNIFF_BYTES])
+        digest = hash_bytes(data)
+        if not self._spool.put(digest, data, content_type):
+            return None
+        return OutputFile(file.path, BlobRef(digest, len(data)), content_type, file_name(index, file.url, content_type))
+
+    async def _chunks(self, file: FileReference, access: OutputAccess, max_bytes: int) -> AsyncGenerator[bytes, None]:
+        """The file's bytes; ends normally only when they are whole."""
+        if file.url.startswith("data:"):
+            data = decode_data_url(file.url)
+            if len(data) > max_bytes:
+                raise BlobRejected(f"a file of {len(data)} bytes is over the limit of {max_bytes}")
+            yield data
+            return
+        async with self._egress.open(file.url, access, max_bytes=max_bytes) as response:
+            if response.status != 200:
+                raise EgressFailed(f"the output's host answered {response.status}")
+            head, tail, size = b"", b"", 0
+            async for chunk in response.chunks:
+                head = head if len(head) >= 16 else (head + chunk)[:16]
+                tail = (tail + chunk)[-16:]
+                size += len(chunk)
+                yield chunk
+            if not response.is_length_known and not looks_whole(sniff_type(head), size, head, tail):
+                raise BlobRejected("the body's length was not announced and it does not end as its format ends")
+
+
+class _Source:
+    """A stream of chunks whose head can be looked at first."""
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        self._chunks = chunks
+        self._held: list[bytes] = []
+
+    async def head(self) -> bytes:
+        """The first ``SNIFF_BYTES``, or all if there are fewer."""
+        size = 0
+        async for chunk in self._chunks:
+            self._held.append(chunk)
+            size += len(chunk)
+            if size >= SNIFF_BYTES:
+                break
+        return b"".join(self._held)[:SNIFF_BYTES]
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Everything, from the start."""
+        for chunk in self._held:
+            yield chunk
+        self._held.clear()
+        async for chunk in self._chunks:
+            yield chunk

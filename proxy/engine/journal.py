@@ -1,0 +1,138 @@
+"""What must outlive a restart about predictions that have no stored result.
+
+A stored result needs nothing here: its record says it all. For the rest one small row a run is written behind
+the answer: that it was started, and how it ended. After a crash a row that still says "running" means that the
+run was lost with the process, and its prediction is shown as failed rather than as unknown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import orjson
+import structlog
+
+from proxy.core.ids import IdParts, PredictionId
+from proxy.core.predictions import Prediction, Status
+from proxy.upstreams.base import ModelDescription, Outcome
+from storage.digest import RecordId, Scope
+from storage.errors import StorageError
+from storage.ports import KeyValue
+from storage.records import JsonObject
+
+KEEP_S = 7 * 86_400.0
+
+INTERRUPTED = "Hotplate was restarted while this prediction was running; create it again."
+
+_log = structlog.get_logger("hotplate.journal")
+
+
+class Journal:
+    """Rows about runs and about cancelled predictions. Writing never fails a request and never delays one."""
+
+    def __init__(self, rows: KeyValue) -> None:
+        self._rows = rows
+        self._last: asyncio.Task[None] | None = None
+
+    def started(self, record_id: RecordId, scope: Scope, described: ModelDescription, at: float) -> None:
+        """A run has been taken by its upstream."""
+        self._write(_run(record_id), {**_about(scope, described, at), "status": "running"})
+
+    def ended(
+        self,
+        record_id: RecordId,
+        scope: Scope,
+        described: ModelDescription,
+        at: float,
+        outcome: Outcome,
+        is_stored: bool,
+    ) -> None:
+        """A run has ended; for a stored one the row merely stops saying "running"."""
+        row = {**_about(scope, described, at), "status": outcome.status}
+        if not is_stored:
+            row |= {
+                "error": outcome.error,
+                "logs": outcome.logs,
+                "started_at": outcome.started_at,
+                "completed_at": outcome.completed_at,
+                "metrics": outcome.metrics,
+            }
+        self._write(_run(record_id), row)
+
+    def cancel(self, prediction: Prediction) -> None:
+        """One client has cancelled its prediction."""
+        row: JsonObject = {
+            "model": prediction.model,
+            "version": prediction.version,
+            "created_at": prediction.created_at,
+            "completed_at": prediction.completed_at,
+            "logs": prediction.logs,
+        }
+        self._write(f"canceled:{prediction.id}", row)
+
+    async def canceled(self, prediction_id: PredictionId) -> Prediction | None:
+        """The prediction, if its client cancelled it. The caller has checked that the id is its own."""
+        row = await self._read(f"canceled:{prediction_id}")
+        if row is None:
+            return None
+        return Prediction(
+            id=prediction_id,
+            model=row["model"],
+            version=row["version"],
+            input={},
+            status="canceled",
+            created_at=row["created_at"],
+            started_at=row["created_at"],
+            completed_at=row["completed_at"],
+            logs=row["logs"],
+        )
+
+    async def find(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction | None:
+        """A prediction without a stored result: failed, lost, or with its data removed."""
+        row = await self._read(_run(parts.record_id))
+        if row is None or row["scope"] != scope.hex():
+            return None
+        status: Status = "failed" if row["status"] == "running" else row["status"]
+        return Prediction(
+            id=prediction_id,
+            model=row["model"],
+            version=row["version"],
+            input={},
+            status=status,
+            created_at=parts.created_at,
+            started_at=row.get("started_at", parts.created_at),
+            completed_at=row.get("completed_at", parts.created_at),
+            error=INTERRUPTED if row["status"] == "running" else row.get("error"),
+            logs=row.get("logs", ""),
+            metrics=row.get("metrics", {}),
+            is_data_removed=status == "succeeded",
+        )
+
+    async def drain(self) -> None:
+        """Wait until everything said so far is written."""
+        while self._last is not None and not self._last.done():
+            await asyncio.wait([self._last])
+
+    async def _read(self, name: str) -> JsonObject | None:
+        data = await self._rows.get(name)
+        return orjson.loads(data) if data is not None else None
+
+    def _write(self, name: str, row: JsonObject) -> None:
+        """Rows are written one after another, in the order in which they were said."""
+        self._last = asyncio.create_task(self._put(name, orjson.dumps(row), self._last))
+
+    async def _put(self, name: str, value: bytes, previous: asyncio.Task[None] | None) -> None:
+        if previous is not None and not previous.done():
+            await asyncio.wait([previous])
+        try:
+            await self._rows.put(name, value, KEEP_S)
+        except StorageError as error:
+            _log.warning("journal_not_written", reason=type(error).__name__)
+
+
+def _run(record_id: RecordId) -> str:
+    return f"run:{record_id:010x}"
+
+
+def _about(scope: Scope, described: ModelDescription, at: float) -> JsonObject:
+    return {"scope": scope.hex(), "model": described.model, "version": described.version, "created_at": at}

@@ -1,0 +1,94 @@
+"""Turns stored files into what stands in an answer: addresses here, or ``data:`` URLs.
+
+Templates of stored results are kept in memory, bounded in bytes, so that a repeated hit costs no rendering.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from proxy.core.addresses import AddressBook
+from proxy.core.outputs import encode_data_url, substitute
+from proxy.core.predictions import HitTemplate
+from proxy.engine.spool import Spool
+from storage.digest import PredictionKey, RecordId, Scope
+from storage.memory import ByteLru
+from storage.ports import ContentStore
+from storage.records import JsonPath, JsonValue, OutputFile, ResultRecord
+
+
+class OutputGone(Exception):
+    """A file of the result is in neither store nor spool any more."""
+
+
+class Renderer:
+    """Renders outputs of records for their scope."""
+
+    def __init__(
+        self,
+        base_url: str,
+        output_urls: Literal["auto", "url", "data"],
+        data_url_max_bytes: int,
+        addresses: AddressBook,
+        blobs: ContentStore,
+        spool: Spool,
+        memory_bytes: int,
+    ) -> None:
+        self.base_url = base_url
+        self._addresses = addresses
+        self._blobs = blobs
+        self._spool = spool
+        wants_data = output_urls == "data" or (output_urls == "auto" and base_url.startswith("http://"))
+        self._data_max_bytes = data_url_max_bytes if wants_data else -1
+        # The random id alone could in time be drawn again, for another result.
+        self._templates: ByteLru[tuple[RecordId, PredictionKey], HitTemplate] = ByteLru(memory_bytes)
+
+    def address(self, file: OutputFile, scope: Scope) -> str:
+        """The lasting URL of an output file."""
+        return self.base_url + self._addresses.path(file.blob.digest, scope, file.name)
+
+    def links(self, record: ResultRecord) -> str:
+        """The ``Link`` header that names the lasting address of each output file, whatever the body shows.
+
+        Source: RFC 8288; relation ``item`` of RFC 6573.
+        """
+        return ", ".join(f'<{self.address(file, record.scope)}>; rel="item"' for file in record.files)
+
+    async def output(self, record: ResultRecord, left: tuple[tuple[JsonPath, str], ...] = ()) -> JsonValue:
+        """The output document as a client sees it.
+
+        Raises:
+            OutputGone: a file that was to be shown as ``data:`` cannot be read.
+        """
+        values: list[tuple[JsonPath, JsonValue]] = list(left)
+        for file in record.files:
+            if file.blob.size_bytes <= self._data_max_bytes:
+                values.append((file.path, encode_data_url(file.content_type, await self._read(file))))
+            else:
+                values.append((file.path, self.address(file, record.scope)))
+        return substitute(record.output, values)
+
+    def ready(self, record: ResultRecord) -> HitTemplate | None:
+        """The template of a record if it is in memory."""
+        return self._templates.get((record.record_id, record.key))
+
+    async def template(self, record: ResultRecord) -> HitTemplate:
+        """The template of a record.
+
+        Raises:
+            OutputGone: see ``output``.
+        """
+        template = self.ready(record)
+        if template is None:
+            template = HitTemplate(record, await self.output(record), self.links(record), self.base_url)
+            self._templates.put((record.record_id, record.key), template, template.size_bytes)
+        return template
+
+    async def _read(self, file: OutputFile) -> bytes:
+        data = await self._blobs.read(file.blob)
+        if data is None:
+            spooled = self._spool.get(file.blob.digest)
+            data = spooled.data if spooled is not None else None
+        if data is None:
+            raise OutputGone(file.name)
+        return data

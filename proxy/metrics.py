@@ -1,0 +1,111 @@
+"""What is counted, for ``/metrics``. Every label set is touched at start, so that a dashboard is whole at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+OUTCOMES = (
+    "hit",
+    "coalesced",
+    "warm_miss",
+    "cold_miss",
+    "miss",
+    "bypass",
+    "relay",
+    "own",
+    "output",
+    "other",
+)
+RUN_STATUSES = ("succeeded", "failed", "canceled", "aborted")
+
+_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """All series of one process."""
+
+    def __init__(self, upstreams: tuple[str, ...]) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter("hotplate_requests_total", "Requests by outcome.", ["outcome"], registry=self.registry)
+        self._request_seconds = Histogram(
+            "hotplate_request_seconds",
+            "Seconds to the end of the answer.",
+            ["outcome"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._errors = Counter("hotplate_errors_total", "Error answers by code.", ["code"], registry=self.registry)
+        self._runs = Counter(
+            "hotplate_upstream_runs_total",
+            "Runs of models by how they ended.",
+            ["upstream", "status"],
+            registry=self.registry,
+        )
+        self._run_seconds = Counter(
+            "hotplate_upstream_predict_seconds_total", "Compute seconds of runs.", ["upstream"], registry=self.registry
+        )
+        self._boot_waits = Counter(
+            "hotplate_boot_waits_total", "Runs that waited for a boot.", ["upstream"], registry=self.registry
+        )
+        self._boot_seconds = Histogram(
+            "hotplate_boot_seconds",
+            "Seconds that runs waited for a boot.",
+            ["upstream"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.saved_seconds = Counter(
+            "hotplate_saved_seconds_total", "Compute seconds that hits did not spend.", registry=self.registry
+        )
+        self.outputs_spooled = Counter(
+            "hotplate_outputs_spooled_total", "Output files that were kept in memory only.", registry=self.registry
+        )
+        self.outputs_left = Counter(
+            "hotplate_outputs_left_total", "Output files that kept the upstream's own URL.", registry=self.registry
+        )
+        self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
+        self._outcomes = {
+            outcome: (self._requests.labels(outcome), self._request_seconds.labels(outcome)) for outcome in OUTCOMES
+        }
+        for upstream in upstreams:
+            for status in RUN_STATUSES:
+                self._runs.labels(upstream, status)
+            self._run_seconds.labels(upstream)
+            self._boot_waits.labels(upstream)
+            self._boot_seconds.labels(upstream)
+
+    def observe_request(self, outcome: str, seconds: float) -> None:
+        """One answered request of the public listener."""
+        counter, histogram = self._outcomes.get(outcome, self._outcomes["other"])
+        counter.inc()
+        histogram.observe(seconds)
+
+    def observe_error(self, code: str) -> None:
+        """One error answer."""
+        self._errors.labels(code).inc()
+
+    def observe_run(self, upstream: str, status: str, predict_s: float, boot_s: float) -> None:
+        """One run of a model has ended."""
+        self._runs.labels(upstream, status).inc()
+        self._run_seconds.labels(upstream).inc(max(predict_s, 0.0))
+        if boot_s > 0:
+            self._boot_waits.labels(upstream).inc()
+            self._boot_seconds.labels(upstream).observe(boot_s)
+
+    def export(self, prefix: str, read: Callable[[], Mapping[str, int]]) -> None:
+        """Export counters that somebody else keeps, under ``prefix``; names end in ``_total``."""
+        self.registry.register(_Borrowed(prefix, read))
+
+
+class _Borrowed(Collector):
+    def __init__(self, prefix: str, read: Callable[[], Mapping[str, int]]) -> None:
+        self._prefix = prefix
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        for name, value in self._read().items():
+            yield CounterMetricFamily(self._prefix + name, name.replace("_", " "), value=value)

@@ -1,0 +1,106 @@
+"""Model, version and account look-ups for upstreams that have no such API; others are asked themselves.
+
+Source: Replicate's OpenAPI document, ``GET /models/{owner}/{name}`` and below, ``GET /account``.
+"""
+
+from __future__ import annotations
+
+from proxy.core.errors import NotFound
+from proxy.core.predictions import format_time
+from proxy.core.requests import is_slug
+from proxy.routes.exchange import Exchange
+from proxy.routes.passthrough import Passthrough
+from proxy.services import Services
+from proxy.upstreams.base import ModelDescription, ModelTarget
+from storage.records import JsonObject
+
+_SINCE = format_time(1_767_225_600)
+"""Cog tells no dates; the clients want one."""
+
+
+class Models:
+    """Handlers of ``/models/{owner}/{name}`` and below, and of ``/account``."""
+
+    def __init__(self, services: Services, passthrough: Passthrough) -> None:
+        self._services = services
+        self._passthrough = passthrough
+
+    async def get(self, exchange: Exchange) -> None:
+        """One model."""
+        described = await self._own(exchange)
+        if described is None:
+            await self._passthrough.handle(exchange)
+            return
+        owner, _, name = described.model.partition("/")
+        await exchange.respond_json(
+            200,
+            {
+                "url": f"{self._services.base_url}/v1/models/{described.model}",
+                "owner": owner,
+                "name": name,
+                "description": None,
+                "visibility": "private",
+                "is_official": False,
+                "github_url": None,
+                "paper_url": None,
+                "license_url": None,
+                "run_count": 0,
+                "cover_image_url": None,
+                "default_example": None,
+                "latest_version": _version(described),
+            },
+        )
+
+    async def versions(self, exchange: Exchange) -> None:
+        """The versions of a model: the one that runs."""
+        described = await self._own(exchange)
+        if described is None:
+            await self._passthrough.handle(exchange)
+            return
+        await exchange.respond_json(200, {"next": None, "previous": None, "results": [_version(described)]})
+
+    async def version(self, exchange: Exchange) -> None:
+        """One version of a model."""
+        described = await self._own(exchange)
+        if described is None:
+            await self._passthrough.handle(exchange)
+            return
+        if exchange.params["version"] != described.version:
+            raise NotFound("The requested resource could not be found.")
+        await exchange.respond_json(200, _version(described))
+
+    async def account(self, exchange: Exchange) -> None:
+        """Whose credential this is; an upstream with accounts says so itself."""
+        services = self._services
+        if any(upstream.has_accounts for upstream in services.catalog.upstreams):
+            await self._passthrough.handle(exchange)
+            return
+        services.scopes(exchange.credential())
+        await exchange.respond_json(
+            200, {"type": "organization", "username": "hotplate", "name": "Hotplate", "github_url": None}
+        )
+
+    async def _own(self, exchange: Exchange) -> ModelDescription | None:
+        """The model, if an upstream without accounts serves it.
+
+        Raises:
+            Unauthenticated, NotFound: see ``Gatekeeper.scope_of`` and ``Upstream.describe``.
+        """
+        owner, name = exchange.params["owner"], exchange.params["name"]
+        if not (is_slug(owner) and is_slug(name)):
+            raise NotFound("The requested resource could not be found.")
+        upstream = self._services.catalog.serving(f"{owner}/{name}")
+        if upstream.has_accounts:
+            return None
+        credential = exchange.credential()
+        self._services.gatekeeper.scope_of(upstream, credential)
+        return await upstream.describe(ModelTarget(owner, name), None)
+
+
+def _version(described: ModelDescription) -> JsonObject:
+    return {
+        "id": described.version,
+        "created_at": _SINCE,
+        "cog_version": None,
+        "openapi_schema": described.openapi or {},
+    }

@@ -1,0 +1,143 @@
+"""The operator's listener: ``/livez``, ``/readyz``, ``/metrics``, ``/_hotplate/*``.
+
+Loopback by default; with a token set, every request must carry it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+
+import orjson
+import prometheus_client
+
+from proxy import __version__
+from proxy.core.canonical import parse_json
+from proxy.core.entitlement import parse_authorization
+from proxy.core.errors import Unauthenticated
+from proxy.core.keys import KEY_VERSION
+from proxy.core.requests import parse_create
+from proxy.engine.predictor import Create
+from proxy.routes.exchange import PRIVATE, Exchange, Handler
+from proxy.services import Services
+from proxy.upstreams.base import Credential
+
+
+class Operations:
+    """Handlers of the admin listener."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        token = services.settings.admin.token
+        self._token = token.get_secret_value().encode() if token is not None else None
+        self.is_draining = False
+
+    def guarded(self, handler: Handler) -> Handler:
+        """``handler`` behind the admin token, where one is set."""
+
+        async def handle(exchange: Exchange) -> None:
+            exchange.note.outcome = "admin"
+            if self._token is not None:
+                credential = exchange.credential()
+                given = credential.token.encode() if credential is not None else b""
+                if not hmac.compare_digest(given, self._token):
+                    raise Unauthenticated("this listener needs the admin token")
+            await handler(exchange)
+
+        return handle
+
+    async def livez(self, exchange: Exchange) -> None:
+        """The process answers."""
+        await exchange.respond_json(200, {"status": "ok"})
+
+    async def readyz(self, exchange: Exchange) -> None:
+        """Whether traffic should come here: 503 while draining; a store in trouble is ``degraded`` but 200."""
+        trouble = self._services.storage.trouble()
+        if self.is_draining:
+            await exchange.respond_json(503, {"status": "draining"})
+        elif trouble is not None:
+            await exchange.respond_json(200, {"status": "degraded", "storage": trouble})
+        else:
+            await exchange.respond_json(200, {"status": "ok"})
+
+    async def metrics(self, exchange: Exchange) -> None:
+        """Prometheus text."""
+        body = prometheus_client.generate_latest(self._services.metrics.registry)
+        await exchange.respond(200, [(b"content-type", prometheus_client.CONTENT_TYPE_LATEST.encode()), PRIVATE], body)
+
+    async def explain(self, exchange: Exchange) -> None:
+        """How the key of a create request comes about; runs nothing and stores nothing.
+
+        The body is the create request's own (``version`` may also be called ``model``); the caller whose scope
+        is meant is named by ``X-Explain-Authorization``.
+        """
+        services = self._services
+        document = parse_json(await exchange.body(services.settings.limits.max_body_bytes))
+        if isinstance(document, dict) and "version" not in document and "model" in document:
+            document = {**document, "version": document["model"]}
+        parsed = parse_create(orjson.dumps(document), None)
+        upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
+        token = parse_authorization(exchange.headers.get("x-explain-authorization"))
+        credential = Credential(token) if token is not None else None
+        create = Create(
+            upstream=upstream,
+            target=target,
+            given=parsed.input,
+            credential=credential,
+            scope=services.gatekeeper.scope_of(upstream, credential),
+            cache_control=None,
+            wants_s=0.0,
+        )
+        prepared = await services.predictor.prepare(create)
+        stored = await services.storage.results.get_complete(prepared.key) if prepared.key is not None else None
+        described = prepared.described
+        await exchange.respond_json(
+            200,
+            {
+                "upstream": upstream.name,
+                "kind": upstream.kind,
+                "model": described.model,
+                "version": described.version,
+                "is_pinned": described.is_pinned,
+                "schema_known": described.schema is not None,
+                "scope": create.scope.hex()[:16],
+                "key_version": KEY_VERSION,
+                "given": parsed.input,
+                "normalised": prepared.key_input,
+                "sent": prepared.sent,
+                "plan": "cached" if prepared.key is not None else f"bypass: {getattr(prepared.plan, 'reason', '')}",
+                "key": prepared.key.hex() if prepared.key is not None else None,
+                "is_stored": stored is not None,
+                "stored_at": stored.completed_at if stored is not None else None,
+            },
+        )
+
+    async def status(self, exchange: Exchange) -> None:
+        """What runs here, for ``hotplate doctor`` and people."""
+        services = self._services
+        upstreams = services.catalog.upstreams
+        readiness = await asyncio.gather(*(upstream.readiness() for upstream in upstreams))
+        await exchange.respond_json(
+            200,
+            {
+                "version": __version__,
+                "base_url": services.base_url,
+                "upstreams": [
+                    {
+                        "name": upstream.name,
+                        "kind": upstream.kind,
+                        "state": state.state,
+                        "detail": state.detail,
+                        "servers": dict(state.servers),
+                    }
+                    for upstream, state in zip(upstreams, readiness, strict=True)
+                ],
+                "storage": {
+                    "used_bytes": services.storage.used_bytes(),
+                    "max_bytes": int(services.settings.storage.max_bytes),
+                    "trouble": services.storage.trouble(),
+                },
+                "runs_in_flight": len(services.coalescer),
+                "spool_bytes": services.spool.used_bytes,
+            },
+        )

@@ -1,0 +1,201 @@
+"""Create, get and cancel predictions.
+
+Source: Replicate's OpenAPI document; ``Prefer: wait`` and the statuses as its clients need them: a create that
+has not ended says ``starting``, because the clients take any other word for the end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from proxy.core.errors import InputInvalid, InvalidField, NotFound, Overloaded
+from proxy.core.policy import Bypass
+from proxy.core.predictions import Prediction, prediction_url, render_prediction
+from proxy.core.requests import CreateBody, is_slug, parse_create, parse_prefer_wait
+from proxy.engine.coalescer import Landed
+from proxy.engine.predictor import Create, Hit
+from proxy.engine.recent import Running
+from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
+from proxy.routes.passthrough import Passthrough
+from proxy.services import Services
+from proxy.upstreams.base import Credential, Upstream
+from storage.digest import Scope
+
+CACHE_NAME = "Hotplate"
+"""How this cache calls itself in ``Cache-Status``, RFC 9211."""
+
+_HIT_STATUS = f"{CACHE_NAME}; hit".encode()
+
+
+class Predictions:
+    """Handlers of ``/predictions`` and ``/models/{owner}/{name}/predictions``."""
+
+    def __init__(self, services: Services, passthrough: Passthrough) -> None:
+        self._services = services
+        self._passthrough = passthrough
+        self._waiting = 0
+
+    def create(self, *, in_path: bool) -> Handler:
+        """The handler that creates; ``in_path`` when the path names the model."""
+
+        async def handle(exchange: Exchange) -> None:
+            model = None
+            if in_path:
+                model = (exchange.params["owner"], exchange.params["name"])
+                if not all(is_slug(part) for part in model):
+                    raise NotFound("The requested resource could not be found.")
+            await self._create(exchange, model)
+
+        return handle
+
+    async def _create(self, exchange: Exchange, path_model: tuple[str, str] | None) -> None:
+        began = time.perf_counter()
+        services = self._services
+        credential = exchange.credential()
+        body = await exchange.body(services.settings.limits.max_body_bytes)
+        parsed = parse_create(body, path_model)
+        upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
+        scope = services.gatekeeper.scope_of(upstream, credential)
+        exchange.note.upstream = upstream.name
+        if self._must_relay(exchange, parsed, upstream):
+            exchange.note.outcome = "bypass"
+            await self._passthrough.relay(exchange, body, detail="delivery")
+            return
+        wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
+        answer = await services.predictor.create(
+            Create(
+                upstream=upstream,
+                target=target,
+                given=parsed.input,
+                credential=credential,
+                scope=scope,
+                cache_control=exchange.headers.get("cache-control"),
+                wants_s=wait_s or 0.0,
+            )
+        )
+        if isinstance(answer, Hit):
+            await self._send_hit(exchange, answer, began)
+        else:
+            await self._send_running(exchange, answer, wait_s, began)
+
+    def _must_relay(self, exchange: Exchange, parsed: CreateBody, upstream: Upstream) -> bool:
+        """Whether the request asks for something that only the upstream itself can do for it."""
+        wants_webhook = any(name.startswith("webhook") for name in parsed.extras)
+        if upstream.kind != "replicate":
+            if wants_webhook:
+                raise InputInvalid(
+                    [InvalidField("not_supported", "webhook", "webhooks are not available for this model")]
+                )
+            return False
+        return wants_webhook or "stream" in parsed.extras or "cancel-after" in exchange.headers
+
+    async def _send_hit(self, exchange: Exchange, hit: Hit, began: float) -> None:
+        exchange.note.outcome = "hit"
+        exchange.note.key = hit.record.key.hex()[:16]
+        exchange.note.saved_s = float(hit.record.metrics.get("predict_time") or 0.0)
+        body = hit.template.fill(hit.id, hit.input_json, hit.created_at)
+        url = prediction_url(self._services.base_url, hit.id).encode()
+        headers = [
+            JSON_TYPE,
+            PRIVATE,
+            (b"location", url),
+            (b"cache-status", _HIT_STATUS),
+            (b"server-timing", b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)),
+        ]
+        if hit.template.links:
+            headers.append((b"link", hit.template.links))
+        await exchange.respond(201, headers, body)
+
+    async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
+        services = self._services
+        if wait_s is not None:
+            if self._waiting >= services.settings.limits.max_waiters:
+                raise Overloaded("too many requests wait for predictions", retry_after_s=1.0)
+            self._waiting += 1
+            try:
+                await entry.flight.finished(wait_s)
+            finally:
+                self._waiting -= 1
+        landed = entry.flight.landed
+        prediction = await services.predictor.view(entry)
+        status = 201
+        if not prediction.is_terminal:
+            prediction = replace(prediction, status="starting", started_at=None)
+            status = 202 if wait_s is not None else 201
+        exchange.note.outcome = _outcome_word(entry, landed)
+        exchange.note.key = entry.flight.key.hex()[:16] if entry.flight.key is not None else None
+        headers = [
+            JSON_TYPE,
+            PRIVATE,
+            (b"location", prediction_url(services.base_url, entry.id).encode()),
+            (b"cache-status", _cache_status(entry, landed).encode()),
+            (b"server-timing", _server_timing(landed, began).encode()),
+        ]
+        if landed is not None and landed.record is not None and landed.record.files:
+            headers.append((b"link", services.predictor.links(landed.record).encode()))
+        await exchange.respond(status, headers, render_prediction(prediction, services.base_url))
+
+    async def get(self, exchange: Exchange) -> None:
+        """``GET /predictions/{id}``: ours, or the upstream's own."""
+        await self._existing(exchange, self._services.predictor.find)
+
+    async def cancel(self, exchange: Exchange) -> None:
+        """``POST /predictions/{id}/cancel``."""
+        await self._existing(exchange, self._services.predictor.cancel)
+
+    async def _existing(self, exchange: Exchange, action: Callable[[str, Scope], Awaitable[Prediction | None]]) -> None:
+        services = self._services
+        credential = exchange.credential()
+        for upstream, scope in services.scopes(credential):
+            prediction = await action(exchange.params["id"], scope)
+            if prediction is not None:
+                await self._check_still_accepted(upstream, credential, scope)
+                exchange.note.outcome, exchange.note.upstream = "own", upstream.name
+                await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
+                return
+        await self._passthrough.handle(exchange)
+
+    async def _check_still_accepted(self, upstream: Upstream, credential: Credential | None, scope: Scope) -> None:
+        """A prediction is shown to a credential that its upstream accepts now, as a hit is."""
+        if not await self._services.gatekeeper.is_accepted(upstream, credential, scope):
+            raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
+
+
+def _outcome_word(entry: Running, landed: Landed | None) -> str:
+    if entry.flight.key is None:
+        return "bypass"
+    if entry.is_follower:
+        return "coalesced"
+    if landed is None:
+        return "miss"
+    return "cold_miss" if landed.outcome.boot_s > 0 else "warm_miss"
+
+
+def _cache_status(entry: Running, landed: Landed | None) -> str:
+    """``Cache-Status`` of an answer that is no hit. Source: RFC 9211 section 2."""
+    parts = [CACHE_NAME]
+    if isinstance(entry.plan, Bypass):
+        parts += ["fwd=request" if entry.plan.reason == "request" else "fwd=bypass", f"detail={entry.plan.reason}"]
+        return "; ".join(parts)
+    parts.append("fwd=miss" if entry.flight.key is not None else "fwd=request")
+    if landed is not None and landed.is_stored:
+        parts.append("stored")
+    if entry.is_follower:
+        parts.append("collapsed")
+    if landed is not None:
+        parts.append("detail=cold" if landed.outcome.boot_s > 0 else "detail=warm")
+    return "; ".join(parts)
+
+
+def _server_timing(landed: Landed | None, began: float) -> str:
+    """Milliseconds by phase; ``download`` is a simulated one and never part of ``boot``."""
+    parts: list[tuple[str, float]] = []
+    if landed is not None:
+        outcome = landed.outcome
+        if outcome.download_s:
+            parts.append(("download", outcome.download_s))
+        parts += [("boot", outcome.boot_s), ("run", outcome.completed_at - outcome.started_at)]
+    parts.append(("total", time.perf_counter() - began))
+    return ", ".join(f"{name};dur={seconds * 1000:.2f}" for name, seconds in parts)

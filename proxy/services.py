@@ -1,0 +1,60 @@
+"""The typed bundle that handlers use; built once in ``proxy.app``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.core.addresses import AddressBook
+from proxy.core.errors import NotFound, Unauthenticated
+from proxy.engine.coalescer import Coalescer
+from proxy.engine.credentials import Gatekeeper
+from proxy.engine.journal import Journal
+from proxy.engine.predictor import Predictor
+from proxy.engine.spool import Spool
+from proxy.metrics import Metrics
+from proxy.settings import Settings
+from proxy.upstreams.base import Credential, Upstream
+from proxy.upstreams.catalog import Catalog
+from storage.digest import Scope
+from storage.opening import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a handler may use.
+
+    Attributes:
+        base_url: the public address of this proxy, without ``/v1``.
+        catalog: which upstream serves which model.
+    """
+
+    settings: Settings
+    base_url: str
+    catalog: Catalog
+    predictor: Predictor
+    gatekeeper: Gatekeeper
+    addresses: AddressBook
+    storage: Storage
+    spool: Spool
+    coalescer: Coalescer
+    journal: Journal
+    metrics: Metrics
+    now: Callable[[], float]
+
+    def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:
+        """Every upstream at which this caller may be somebody, with its scope there.
+
+        Raises:
+            Unauthenticated: there is none.
+        """
+        found: list[tuple[Upstream, Scope]] = []
+        refusal: Unauthenticated | None = None
+        for upstream in self.catalog.upstreams:
+            try:
+                found.append((upstream, self.gatekeeper.scope_of(upstream, credential)))
+            except Unauthenticated as error:
+                refusal = refusal or error
+        if not found:
+            raise refusal or NotFound("there is no model service")
+        return found

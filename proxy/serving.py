@@ -1,0 +1,224 @@
+"""The running process: two listeners on one event loop, signals, draining, certificates that renew.
+
+Order of a stop: readiness says no; listeners close; requests in flight get ``drain_timeout_s``; flights end or
+are cancelled upstream; children end; the store is closed. A second signal cuts the waiting short.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from ipaddress import ip_address
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from proxy import tls
+from proxy.app import Application, build_application
+from proxy.settings import Settings, SettingsError
+
+KEEP_ALIVE_S = 75
+"""Longer than the idle time of usual proxies and CDNs, so that they, not we, close idle connections."""
+
+BACKLOG = 2048
+RENEWAL_CHECK_MAX_S = 3600.0
+RENEWAL_CHECK_MIN_S = 60.0
+
+_log = structlog.get_logger("hotplate.serving")
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where the process listens, once it does.
+
+    Attributes:
+        base_url: the public address, without ``/v1``.
+        public_url: the public listener as reached from this machine.
+        admin_url: the admin listener as reached from this machine.
+        tls: the certificate files in use, if any.
+    """
+
+    base_url: str
+    public_url: str
+    admin_url: str
+    tls: tls.TlsFiles | None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handling: one process, two servers, one decision to stop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def tls_files(settings: Settings) -> tls.TlsFiles | None:
+    """The certificate files that the settings call for; made or renewed where Hotplate makes them itself.
+
+    Raises:
+        SettingsError: they cannot be used; says which file and why.
+    """
+    try:
+        if settings.tls.mode == "files":
+            assert settings.tls.cert_file is not None
+            assert settings.tls.key_file is not None
+            return tls.given_files(settings.tls.cert_file, settings.tls.key_file)
+        if settings.tls.mode == "local-ca":
+            files = tls.LocalAuthority(settings.data_dir / "tls", settings.tls.names).ensure()
+            if files.new_authority:
+                _log.warning("new_certificate_authority", detail=files.new_authority, ca_file=str(files.ca_file))
+            return files
+    except tls.TlsError as error:
+        raise SettingsError(f"tls: {error}") from error
+    return None
+
+
+def _bind(host: str, port: int, what: str) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        SettingsError: the address cannot be used.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        raise SettingsError(f"{what}: cannot listen on {host} port {port}: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _url(scheme: str, host: str, listener: socket.socket) -> str:
+    """How this machine reaches a listener; an address that means "all" is reached over loopback."""
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_unspecified:
+            host = "localhost"
+    name = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{listener.getsockname()[1]}"
+
+
+async def serve(settings: Settings, on_ready: Callable[[Addresses, Application], None] | None = None) -> None:
+    """Run until a signal (or cancellation) says stop; everything that was started has ended when this returns.
+
+    Raises:
+        SettingsError: an address or a certificate cannot be used.
+        StorageError: the data folder cannot be used.
+    """
+    files = tls_files(settings)
+    public_socket = _bind(settings.public.host, settings.public.port, "public.port")
+    admin_socket = _bind(settings.admin.host, settings.admin.port, "admin.port")
+    public_url = _url(settings.scheme, settings.public.host, public_socket)
+    addresses = Addresses(
+        base_url=settings.public.base_url or public_url,
+        public_url=public_url,
+        admin_url=_url("http", settings.admin.host, admin_socket),
+        tls=files,
+    )
+    application = await build_application(settings, addresses.base_url)
+    context = tls.server_context(files) if files is not None else None
+    public = _server(application.public, context, settings.limits.drain_timeout_s)
+    admin = _server(application.admin, None, 0.0)
+    stopping = asyncio.Event()
+    try:
+        async with asyncio.TaskGroup() as group:
+            servers = [
+                group.create_task(public.serve(sockets=[public_socket])),
+                group.create_task(admin.serve(sockets=[admin_socket])),
+            ]
+            helpers = [group.create_task(_keep_certificate(settings, files, context))]
+            with _signals(stopping, [public, admin]):
+                await public.ready.wait()
+                await admin.ready.wait()
+                if on_ready is not None:
+                    on_ready(addresses, application)
+                _log.info(
+                    "serving", base_url=addresses.base_url, public=addresses.public_url, admin=addresses.admin_url
+                )
+                await stopping.wait()
+                _log.info("stopping")
+                application.operations.is_draining = True
+                public.should_exit = True
+                await asyncio.wait(servers[:1])
+                admin.should_exit = True
+                for helper in helpers:
+                    helper.cancel()
+    finally:
+        for listener in (public_socket, admin_socket):
+            listener.close()
+        await application.aclose(0.0 if public.force_exit else settings.limits.drain_timeout_s)
+        _log.info("stopped")
+
+
+def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float) -> _Server:
+    config = uvicorn.Config(
+        app,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        backlog=BACKLOG,
+    )
+    config.load()
+    config.ssl = context
+    return _Server(config)
+
+
+@contextlib.contextmanager
+def _signals(stopping: asyncio.Event, servers: list[_Server]) -> Generator[None, None, None]:
+    """SIGTERM and SIGINT set ``stopping``; the second one stops the waiting as well."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if stopping.is_set():
+            for server in servers:
+                server.force_exit = True
+        stopping.set()
+
+    handled = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test stops us otherwise
+            loop.add_signal_handler(number, stop)
+            handled.append(number)
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+
+
+async def _keep_certificate(settings: Settings, files: tls.TlsFiles | None, context: ssl.SSLContext | None) -> None:
+    """Renew the certificate in time, without a restart; a failure is logged and tried again."""
+    while files is not None and context is not None:
+        wait_s = tls.seconds_until_renewal(files, time.time())
+        await asyncio.sleep(min(max(wait_s, RENEWAL_CHECK_MIN_S), RENEWAL_CHECK_MAX_S))
+        try:
+            renewed = await asyncio.to_thread(tls_files, settings)
+            if renewed is not None:
+                tls.reload(context, renewed)
+                files = renewed
+        except (SettingsError, tls.TlsError) as error:
+            _log.error("certificate_not_renewed", detail=str(error))

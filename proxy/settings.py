@@ -1,0 +1,350 @@
+"""All settings, in one frozen tree that is read once at start and handed down.
+
+Sources, the first that names a value wins: arguments of the command line, ``HOTPLATE_SECTION__NAME``
+environment variables, the TOML file (``--config``, ``HOTPLATE_CONFIG``, or ``hotplate.toml`` in the
+current folder), the defaults. Nothing else in the project reads the environment.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import platformdirs
+from pydantic import (
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError as SourceError
+
+from storage.settings import StorageSettings
+
+DEFAULT_PORT = 8484
+DEFAULT_ADMIN_PORT = 8485
+REPLICATE_API = "https://api.replicate.com/v1"
+
+OutputUrls = Literal["auto", "url", "data"]
+
+
+class SettingsError(Exception):
+    """A setting is wrong; the text is one line that names the field and what it may be."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PublicSettings(_Section):
+    """The listener that clients use."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=DEFAULT_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    base_url: str | None = Field(
+        default=None,
+        description="The address under which clients reach this listener, e.g. `https://images.example.com`, without "
+        "`/v1`. All URLs handed out begin with it. Default: made from scheme, host and port of the listener.",
+    )
+
+    @field_validator("base_url")
+    @classmethod
+    def _strip(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        value = value.rstrip("/").removesuffix("/v1")
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return value
+
+
+class AdminSettings(_Section):
+    """The listener for the operator: `/livez`, `/readyz`, `/metrics`, `/_hotplate/*`."""
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=DEFAULT_ADMIN_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    token: SecretStr | None = Field(
+        default=None,
+        description="Bearer token that every admin request must carry. Needed when the host is not loopback.",
+    )
+
+
+class TlsSettings(_Section):
+    """TLS on the public listener."""
+
+    mode: Literal["off", "files", "local-ca"] = Field(
+        default="off",
+        description="`off` = plain http; `files` = the certificate files given here; `local-ca` = a certificate from a "
+        "local authority that Hotplate makes in the data folder.",
+    )
+    cert_file: Path | None = Field(default=None, description="Certificate chain in PEM form, for `files`.")
+    key_file: Path | None = Field(default=None, description="Private key in PEM form, for `files`.")
+    names: tuple[str, ...] = Field(
+        default=(), description="Further host names and addresses for the local authority's certificate."
+    )
+
+    @model_validator(mode="after")
+    def _files_given(self) -> TlsSettings:
+        if self.mode == "files" and (self.cert_file is None or self.key_file is None):
+            raise ValueError("mode `files` needs cert_file and key_file")
+        return self
+
+
+class AuthSettings(_Section):
+    """Who may use the proxy."""
+
+    tokens: tuple[SecretStr, ...] = Field(
+        default=(),
+        description="Hotplate's own tokens, for upstreams without accounts (`cog`, `local`). Needed when the public "
+        "listener is not on loopback. As an environment variable: a JSON list.",
+    )
+    accept_for_s: float = Field(
+        default=300.0,
+        gt=0,
+        le=3600,
+        description="Seconds for which a credential that the upstream accepted may get hits.",
+    )
+
+    @field_validator("tokens")
+    @classmethod
+    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(token.get_secret_value()) < 16 for token in value):
+            raise ValueError("each token must have at least 16 characters")
+        return value
+
+
+class CacheSettings(_Section):
+    """What is handed out and kept."""
+
+    enabled: bool = Field(default=True, description="Whether repeats are answered from the cache at all.")
+    output_urls: OutputUrls = Field(
+        default="auto",
+        description="How outputs are named in answers: `url` = addresses on this proxy; `data` = `data:` URLs; "
+        "`auto` = `data:` URLs up to `data_url_max_bytes` where the public base URL is plain http (the Python and JavaScript "
+        "clients make file objects only of `https:` and `data:`), else addresses.",
+    )
+    data_url_max_bytes: ByteSize = Field(
+        default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
+    )
+    output_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), description="Largest output file that is kept.")
+    spool_bytes: ByteSize = Field(
+        default=ByteSize(128 * 1024**2),
+        description="Memory for outputs that could not be stored; each is served from there for up to an hour.",
+    )
+
+
+class LimitSettings(_Section):
+    """Bounds on what a client may make the proxy do."""
+
+    max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
+    max_waiters: int = Field(default=10_000, ge=1, description="Most requests that may wait for runs at once.")
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
+    )
+
+
+class LogSettings(_Section):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least level that is written."
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`auto` = console on a terminal, else one JSON object a line."
+    )
+
+
+class _UpstreamBase(_Section):
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="Name in keys, logs and metrics; changing it empties the cache.",
+    )
+    models: tuple[str, ...] = Field(
+        default=("*",),
+        min_length=1,
+        description="Globs over `owner/name`; the first upstream with a match serves a model.",
+    )
+
+
+class ReplicateUpstreamSettings(_UpstreamBase):
+    """Any Replicate-compatible API."""
+
+    kind: Literal["replicate"]
+    base_url: str = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
+    deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
+    output_hosts: tuple[str, ...] = Field(
+        default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
+    )
+    output_origins: tuple[str, ...] = Field(
+        default=(),
+        description="Further origins for outputs, e.g. `http://10.0.0.5:9000`; named here, they may be private.",
+    )
+
+
+class CogUpstreamSettings(_UpstreamBase):
+    """The user's own Cog servers for one model."""
+
+    kind: Literal["cog"]
+    urls: tuple[str, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
+    slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
+    deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
+    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
+    revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
+
+
+class LocalUpstreamSettings(_UpstreamBase):
+    """A Cog model that Hotplate starts and stops itself."""
+
+    kind: Literal["local"]
+    path: Path | None = Field(default=None, description="Folder of the model (`cog.yaml`); default: the demo model.")
+    max_copies: int = Field(default=2, ge=1, le=64, description="Most copies of the model that run at once.")
+    idle_timeout_s: float = Field(
+        default=300.0, gt=0, description="Seconds without work after which a copy is stopped."
+    )
+    boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
+    deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
+    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a copy.")
+    revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
+    simulated_download_s: float = Field(
+        default=0.0, ge=0, description="Pretended download of weights before a boot; shown apart, never as part of it."
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict, description="Further environment variables for the model."
+    )
+
+
+UpstreamSettings = Annotated[
+    ReplicateUpstreamSettings | CogUpstreamSettings | LocalUpstreamSettings, Field(discriminator="kind")
+]
+
+
+def _default_upstreams() -> tuple[UpstreamSettings, ...]:
+    return (ReplicateUpstreamSettings(kind="replicate", name="replicate"),)
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="HOTPLATE_", env_nested_delimiter="__", frozen=True, extra="forbid", populate_by_name=True
+    )
+
+    data_dir: Path = Field(
+        default_factory=lambda: Path(platformdirs.user_data_dir("hotplate", appauthor=False)),
+        description="Folder for everything that lasts: the store, the secret, certificates, environments of models. "
+        "Default: the user's data folder.",
+    )
+    public: PublicSettings = PublicSettings()
+    admin: AdminSettings = AdminSettings()
+    tls: TlsSettings = TlsSettings()
+    auth: AuthSettings = AuthSettings()
+    cache: CacheSettings = CacheSettings()
+    limits: LimitSettings = LimitSettings()
+    storage: StorageSettings = StorageSettings()
+    log: LogSettings = LogSettings()
+    upstream: tuple[UpstreamSettings, ...] = Field(
+        default_factory=_default_upstreams,
+        min_length=1,
+        description="Model services, in order; default: Replicate's API for every model.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file: the file's values arrive as the initial ones."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Settings:
+        names = [upstream.name for upstream in self.upstream]
+        if len(set(names)) != len(names):
+            raise ValueError("upstream: two upstreams have the same name")
+        guarded = [upstream.name for upstream in self.upstream if upstream.kind != "replicate"]
+        base_host = urlsplit(self.public.base_url or "").hostname or "localhost"
+        reached = {"public.host": self.public.host, "public.base_url": base_host}
+        for field, host in reached.items():
+            if guarded and not is_loopback(host) and not self.auth.tokens:
+                raise ValueError(
+                    f"auth.tokens: must be set, because {field} ({host}) is not loopback and upstream "
+                    f"{guarded[0]!r} has no accounts of its own"
+                )
+        if not is_loopback(self.admin.host) and self.admin.token is None:
+            raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
+        return self
+
+    @property
+    def scheme(self) -> Literal["http", "https"]:
+        """Scheme of the public listener itself."""
+        return "http" if self.tls.mode == "off" else "https"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether listening on ``host`` keeps other machines out. A name other than ``localhost`` is not trusted to."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def load_settings(config: Path | None = None, overrides: dict[str, Any] | None = None) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: the TOML file; default ``HOTPLATE_CONFIG``, else ``hotplate.toml`` where it exists.
+        overrides: values that win over everything else, nested as in the file.
+
+    Raises:
+        SettingsError: one line that names the field and what it may be.
+    """
+    path = config or (Path(os.environ["HOTPLATE_CONFIG"]) if os.environ.get("HOTPLATE_CONFIG") else None)
+    if path is None and Path("hotplate.toml").is_file():
+        path = Path("hotplate.toml")
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path}: not a TOML file: {error}") from error
+    try:
+        settings = Settings(**values)
+        if overrides:
+            settings = Settings.model_validate(_merged(settings.model_dump(), overrides))
+        return settings
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from error
+    except SourceError as error:
+        raise SettingsError(str(error)) from error
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        inside = merged.get(name)
+        merged[name] = _merged(inside, value) if isinstance(value, dict) and isinstance(inside, dict) else value
+    return merged
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

@@ -1,0 +1,72 @@
+"""Which upstream serves which model: the first whose globs match, in the order of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from proxy.core.errors import NotFound
+from proxy.upstreams.base import ModelTarget, Upstream
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An upstream with the globs over ``owner/name`` that it serves."""
+
+    upstream: Upstream
+    models: tuple[str, ...]
+
+
+class Catalog:
+    """Looks up upstreams by model and by version."""
+
+    def __init__(self, entries: Sequence[Entry]) -> None:
+        self._entries = tuple(entries)
+        self.upstreams = tuple(entry.upstream for entry in entries)
+
+    def serving(self, model: str) -> Upstream:
+        """The upstream for ``owner/name``.
+
+        Raises:
+            NotFound: no glob matches.
+        """
+        for entry in self._entries:
+            if any(fnmatchcase(model, glob) for glob in entry.models):
+                return entry.upstream
+        raise NotFound("The requested resource could not be found.")
+
+    async def resolve(self, model: tuple[str, str] | None, version: str | None) -> tuple[Upstream, ModelTarget]:
+        """The upstream and the target of a create request.
+
+        A bare version belongs to the model without accounts that has it, else to the first Replicate API.
+
+        Raises:
+            NotFound: nobody serves it.
+        """
+        if model is not None:
+            owner, name = model
+            return self.serving(f"{owner}/{name}"), ModelTarget(owner, name, version)
+        for entry in self._entries:
+            if not entry.upstream.has_accounts:
+                for glob in entry.models:
+                    owner, _, name = glob.partition("/")
+                    target = ModelTarget(owner, name, version)
+                    try:
+                        described = await entry.upstream.describe(target, None)
+                    except NotFound:
+                        continue
+                    if described.version == version:
+                        return entry.upstream, target
+        return self.relay(), ModelTarget("", "", version)
+
+    def relay(self) -> Upstream:
+        """The upstream to which everything goes that Hotplate does not handle.
+
+        Raises:
+            NotFound: there is none.
+        """
+        for upstream in self.upstreams:
+            if upstream.kind == "replicate":
+                return upstream
+        raise NotFound("The requested resource could not be found.")

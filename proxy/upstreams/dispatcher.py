@@ -1,0 +1,361 @@
+"""Runs jobs on the servers of one pool. The pool decides; this waits and asks.
+
+What it promises:
+
+- A run goes to one server at a time. It is asked again elsewhere once, and only when its first server was lost under
+  it; then it goes first. A server that surely did not take it does not count as asked.
+- It never sends a server more than it has slots, and nobody outside ever sees a 409.
+- Only the engine's cancelling ends a run early. One in line is dropped; one at a server is cancelled there, in the
+  background, and its slot is free again when the server has let go of it. A server that does not let go in
+  ``LET_GO_S`` is ejected.
+
+A run about to be sent looks at its server first when the last look is not fresh. So a server that was restarted with
+another build meanwhile is noticed before it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import structlog
+
+from proxy.core.errors import HotplateError, UpstreamUnavailable
+from proxy.upstreams.base import Job, Outcome, Progress
+from proxy.upstreams.cog_client import CogClient
+from proxy.upstreams.cog_wire import Answer, Busy, Declined, Finished, Lost, NotReady, Unreached, tail
+from proxy.upstreams.pool import Pool, Serving, Ticket
+from proxy.upstreams.watch import Watch
+
+MAX_ATTEMPTS = 2
+LET_GO_S = 5.0
+
+TAKEN_AFTER_S = 0.015
+"""A server refuses at once: a request still open after this has been taken."""
+
+BUSY_PAUSES_S = (0.003, 0.010)
+"""coglet answers 409 for up to some milliseconds after a run; only after these pauses is its health looked at."""
+
+PAUSES_S = (*BUSY_PAUSES_S, 0.02, 0.05, 0.1, 0.2)
+"""All pauses while health says READY and requests say 409; after them, somebody else is quicker than we are."""
+
+
+MAX_BOUNCES = 20
+"""Servers that look well and take nothing: something between them and us is broken."""
+
+_log = structlog.get_logger("hotplate.dispatcher")
+
+_Turn: TypeAlias = str | HotplateError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The run reached its deadline at a server."""
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One job on its way.
+
+    Attributes:
+        turn: done when it has a slot (``None``), or with why there will be none: how it failed, or what to raise.
+        attempts: how often a server took it, as far as is known.
+        bounces: how often a server that looked well did not take it.
+        expires_at: its deadline, once a server took it.
+    """
+
+    job: Job
+    ticket: Ticket
+    report: Callable[[Progress], None]
+    turn: asyncio.Future[_Turn]
+    shown: str = ""
+    attempts: int = 0
+    bounces: int = 0
+    expires_at: float | None = None
+    asked_at: float = 0.0
+    lost_reason: str = ""
+
+
+class Dispatcher:
+    """Brings jobs and servers together.
+
+    Args:
+        deadline_s: seconds for a run, from its first sending to its end.
+        patience_s: seconds for which a run may wait while no server is up for it.
+        now, clock: epoch seconds; monotonic seconds.
+        on_change: called after anything changed in the line.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        watch: Watch,
+        client: CogClient,
+        *,
+        deadline_s: float,
+        patience_s: float,
+        now: Callable[[], float],
+        clock: Callable[[], float],
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._pool = pool
+        self._watch = watch
+        self._client = client
+        self._deadline_s = deadline_s
+        self._patience_s = patience_s
+        self._now = now
+        self._clock = clock
+        self._on_change = on_change
+        self._runs: dict[Ticket, _Run] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def run(self, job: Job, build: str, report: Callable[[Progress], None]) -> Outcome:
+        """Run ``job`` on a server of ``build``, to its end; see ``Upstream.run``."""
+        run = _Run(job, self._pool.join(build, self._clock()), report, _future())
+        self._runs[run.ticket] = run
+        try:
+            self._watch.hurry()
+            self.pump()
+            return await self._follow(run)
+        finally:
+            del self._runs[run.ticket]
+            self._pool.leave(run.ticket, self._clock())
+            self.pump()
+
+    def pump(self) -> None:
+        """Hand out free slots, and tell those in line how it stands. To be called after every change."""
+        for ticket in self._pool.place(self._clock()):
+            _resolve(self._runs[ticket].turn, None)
+        failed_setup = self._pool.failed_setup()
+        if failed_setup is not None and self._watch.are_fresh():
+            self.fail_waiting(f"The model cannot start: {tail(failed_setup)}")
+        for ticket in self._pool.outdated():
+            gone = UpstreamUnavailable("The model was replaced by another build while this run waited.")
+            _resolve(self._runs[ticket].turn, gone)
+        for ticket in self._pool.waiting():
+            run = self._runs[ticket]
+            if not run.turn.done():
+                self._show(run, "booting" if self._pool.is_booting else "queued")
+        self._on_change()
+
+    def fail_waiting(self, error: str) -> None:
+        """Everybody in line ends as failed."""
+        for ticket in self._pool.waiting():
+            _resolve(self._runs[ticket].turn, error)
+
+    async def aclose(self) -> None:
+        """Wait for cancelled runs to be let go of, for a bounded time."""
+        if self._background:
+            _, late = await asyncio.wait(self._background, timeout=LET_GO_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    # -- one run -----------------------------------------------------------------------------------
+
+    async def _follow(self, run: _Run) -> Outcome:
+        while True:
+            error = await self._wait_for_turn(run)
+            if error is not None:
+                return self._failed(run, error)
+            answer = await self._attempt(run)
+            match answer:
+                case Finished():
+                    return self._ended(run, answer)
+                case Declined(error=refusal):
+                    raise refusal
+                case Expired():
+                    return self._failed(run, f"The run exceeded its deadline of {self._deadline_s:g} s.")
+                case Lost(reason=reason) | Unreached(reason=reason):
+                    if run.ticket.server_id is not None:
+                        self._watch.eject(run.ticket.server_id, reason)
+                    if isinstance(answer, Lost):
+                        run.lost_reason = reason
+                    if run.attempts >= MAX_ATTEMPTS:
+                        return self._failed(run, f"The model's server was lost during the run, twice: {reason}.")
+                case Busy() | NotReady():
+                    pass
+            run.bounces += isinstance(answer, NotReady | Unreached)
+            if run.bounces > MAX_BOUNCES:
+                raise UpstreamUnavailable("The model's servers look well, but none takes a run.")
+            run.turn = _future()
+            self._pool.rejoin(run.ticket, self._clock())
+            self.pump()
+
+    async def _wait_for_turn(self, run: _Run) -> str | None:
+        """Until the run has a slot (``None``) or has failed for want of one (how).
+
+        Raises:
+            UpstreamUnavailable: it was never taken, and never will be.
+        """
+        while not run.turn.done():
+            now = self._clock()
+            if run.expires_at is not None:
+                left_s = run.expires_at - now
+            else:
+                left_s = self._patience_s - self._pool.stranded_s(run.ticket, now)
+            if left_s > 0:
+                await asyncio.wait({run.turn}, timeout=left_s if left_s < float("inf") else None)
+            elif run.expires_at is not None:
+                why = f"The model's server was lost during the run ({run.lost_reason}), and no other came up"
+                return f"{why} within the deadline of {self._deadline_s:g} s."
+            else:
+                reasons = self._pool.reasons()
+                raise UpstreamUnavailable("No server of the model can be used" + (f": {reasons}." if reasons else "."))
+        turn = run.turn.result()
+        if isinstance(turn, HotplateError):
+            raise turn
+        return turn
+
+    async def _attempt(self, run: _Run) -> Answer | Expired:
+        """Ask the server where the run has its slot, until it answers something other than a passing 409."""
+        server_id = run.ticket.server_id
+        assert server_id is not None
+        if not self._watch.is_fresh(server_id):
+            await self._watch.look(server_id, for_a_run=True)
+        if not self._is_usable(run):
+            return NotReady()
+        for bounce in itertools.count():
+            answer = await self._ask(run, server_id)
+            if not isinstance(answer, Busy | NotReady):
+                return answer
+            if isinstance(answer, NotReady) or bounce >= len(BUSY_PAUSES_S):
+                await self._watch.look(server_id, for_a_run=True)
+            if not self._is_usable(run):
+                break
+            if isinstance(answer, NotReady) or bounce == len(PAUSES_S):
+                self._watch.mark_occupied(server_id)
+                break
+            await asyncio.sleep(PAUSES_S[bounce])
+        return answer
+
+    def _is_usable(self, run: _Run) -> bool:
+        server = self._pool.server(run.ticket.server_id or "")
+        return server is not None and isinstance(server.state, Serving) and server.build == run.ticket.build
+
+    async def _ask(self, run: _Run, server_id: str) -> Answer | Expired:
+        """Send the run once and wait for its answer, its deadline, the server's loss or the engine's cancelling."""
+        if not self._watch.is_kept(server_id):
+            return Unreached("the server was stopped")
+        url, lost = self._watch.url(server_id), self._watch.lost(server_id)
+        run.asked_at = self._now()
+        expires_at = run.expires_at or self._clock() + self._deadline_s
+        post = asyncio.create_task(self._client.predict(url, run.job.id, run.job.input))
+        try:
+            done, _ = await self._first_of(post, lost, expires_at, at_most_s=TAKEN_AFTER_S)
+            if not done:
+                self._show(run, "processing")
+                done, _ = await self._first_of(post, lost, expires_at)
+        except asyncio.CancelledError:
+            self._let_go(run, server_id, url, post)
+            raise
+        if post in done:
+            answer = post.result()
+            if isinstance(answer, Finished | Lost):
+                run.attempts, run.expires_at = run.attempts + 1, expires_at
+            return answer
+        run.attempts, run.expires_at = run.attempts + 1, expires_at
+        if lost in done:
+            self._in_background(_drop(post))
+            return Lost(lost.result())
+        self._let_go(run, server_id, url, post)
+        return Expired()
+
+    async def _first_of(
+        self, post: asyncio.Task[Answer], lost: asyncio.Future[str], expires_at: float, at_most_s: float = float("inf")
+    ) -> tuple[set[asyncio.Future[Any]], set[asyncio.Future[Any]]]:
+        timeout_s = max(0.0, min(expires_at - self._clock(), at_most_s))
+        awaited: set[asyncio.Future[Any]] = {post, lost}
+        return await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+    # -- letting go of a run that is not wanted any more -------------------------------------------
+
+    def _let_go(self, run: _Run, server_id: str, url: str, post: asyncio.Task[Answer]) -> None:
+        run.ticket.server_id = None  # the slot is the background task's now
+        self._in_background(self._settle(run.job.id, server_id, url, post))
+
+    async def _settle(self, run_id: str, server_id: str, url: str, post: asyncio.Task[Answer]) -> None:
+        try:
+            await self._client.cancel(url, run_id)
+            await asyncio.wait({post}, timeout=LET_GO_S)
+            if not post.done():
+                self._watch.eject(server_id, "it did not let go of a cancelled run")
+            elif isinstance(answer := post.result(), Lost | Unreached):
+                self._watch.eject(server_id, answer.reason)
+        finally:
+            self._pool.vacate(server_id, self._clock())
+            self.pump()
+            await _drop(post)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    # -- what is told ------------------------------------------------------------------------------
+
+    def _show(self, run: _Run, what: str) -> None:
+        """Report news; never back from working to waiting."""
+        if run.shown == what or run.shown == "processing":
+            return
+        run.shown = what
+        is_processing = what == "processing"
+        run.report(
+            Progress(
+                status="processing" if is_processing else "starting",
+                at=run.asked_at if is_processing else self._now(),
+                is_booting=what == "booting",
+                upstream_id=run.job.id,
+            )
+        )
+
+    def _ended(self, run: _Run, answer: Finished) -> Outcome:
+        self._show(run, "processing")
+        return Outcome(
+            status=answer.status,
+            output=answer.output,
+            error=answer.error,
+            logs=answer.logs,
+            metrics=answer.metrics,
+            started_at=run.asked_at,
+            completed_at=self._now(),
+            boot_s=run.ticket.boot_s,
+            download_s=run.ticket.download_s,
+            upstream_id=run.job.id,
+            attempts=run.attempts,
+        )
+
+    def _failed(self, run: _Run, error: str) -> Outcome:
+        now = self._now()
+        self._pool.leave(run.ticket, self._clock())
+        _log.warning("run_failed_here", run=run.job.id, attempts=run.attempts, error=error[:500])
+        return Outcome(
+            status="failed",
+            output=None,
+            error=error,
+            logs="",
+            metrics={},
+            started_at=run.asked_at or now,
+            completed_at=now,
+            boot_s=run.ticket.boot_s,
+            download_s=run.ticket.download_s,
+            upstream_id=run.job.id,
+            attempts=max(run.attempts, 1),
+        )
+
+
+def _future() -> asyncio.Future[_Turn]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _resolve(turn: asyncio.Future[_Turn], how: _Turn) -> None:
+    if not turn.done():
+        turn.set_result(how)
+
+
+async def _drop(post: asyncio.Task[Answer]) -> None:
+    post.cancel()
+    await asyncio.wait({post})

@@ -1,0 +1,278 @@
+"""Every fetch that Hotplate makes because somebody named a URL goes through ``Egress``.
+
+What it promises, for the first URL and for each redirect alike:
+
+1. The URL is read by one strict grammar (``addresses.parse_location``).
+2. https only, on ports 80 and 443 only, unless the operator named the URL's origin himself.
+3. Outputs come from listed hosts or named origins only.
+4. Names are resolved here, once. Every address found must be public, else none is used; an origin that the operator
+   named may be private. Then exactly that address is dialled: aiohttp is given the address in place of the host, and
+   its resolver does nothing but refuse. The name still stands in ``Host`` and in TLS (SNI and certificate).
+5. A connection serves one fetch, so nothing that was allowed to one caller is reused for another.
+6. No credential, no cookie, no proxy from the environment. Bytes come as they are (``Accept-Encoding: identity``), up
+   to a cap, within an idle and a total time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urljoin
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from proxy.core.outputs import OutputAccess
+from proxy.upstreams.addresses import EgressRefused as EgressRefused
+from proxy.upstreams.addresses import Location, is_literal, is_public, parse_location
+from proxy.upstreams.http import USER_AGENT, allow, client_tls
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Gives the IP addresses of a name, for a port."""
+
+MAX_ADDRESSES = 4
+"""How many addresses of one name are tried until one accepts."""
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HEADERS = ("cache-control", "content-length", "content-type", "etag", "last-modified", "retry-after")
+
+
+class EgressFailed(Exception):
+    """The fetch was allowed and did not succeed: not reachable, too slow, or cut short."""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressLimits:
+    """What holds for all fetches.
+
+    Attributes:
+        is_http_allowed: whether plain http is allowed everywhere, not only to named origins.
+        ports: ports that need no naming.
+        max_redirects: how many are followed.
+        connect_timeout_s: for resolving, and for each address until TLS stands.
+        idle_timeout_s: longest silence of the other side.
+        total_timeout_s: for everything, from resolving to the last byte.
+    """
+
+    is_http_allowed: bool = False
+    ports: frozenset[int] = frozenset({80, 443})
+    max_redirects: int = 3
+    connect_timeout_s: float = 5.0
+    idle_timeout_s: float = 20.0
+    total_timeout_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An answer whose body is still to be read.
+
+    Attributes:
+        status: HTTP status; redirects were followed.
+        url: where it came from in the end.
+        headers: content-type, etag and few others, names in lower case.
+        expected_bytes: ``Content-Length``.
+        is_length_known: a body cut short is noticed. ``False`` where only the end of the connection ends the body:
+            then whoever keeps the bytes must look at them to know that they are whole.
+        chunks: the body as it came. Raises ``EgressRefused`` (rule ``"size"``) and ``EgressFailed``.
+    """
+
+    status: int
+    url: str
+    headers: dict[str, str]
+    expected_bytes: int | None
+    is_length_known: bool
+    chunks: AsyncIterator[bytes]
+
+
+class _NoResolver(AbstractResolver):
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> NoReturn:
+        raise OSError("names are resolved before")
+
+    async def close(self) -> None:
+        pass
+
+
+async def resolve_name(host: str, port: int) -> list[str]:
+    """What the operating system says of a name."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(entry[4][0]) for entry in found]
+
+
+class Egress:
+    """Fetches URLs that others named."""
+
+    def __init__(
+        self,
+        limits: EgressLimits = EgressLimits(),
+        *,
+        resolve: Resolve = resolve_name,
+        judge: Callable[[str], bool] = is_public,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Args: ``judge`` says whether an address may be dialled for a host that is no named origin."""
+        self._limits = limits
+        self._resolve = resolve
+        self._judge = judge
+        self._tls = tls
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def open(
+        self, url: str, access: OutputAccess, *, max_bytes: int, require_listed: bool = True
+    ) -> AsyncIterator[Fetched]:
+        """GET ``url``.
+
+        Args:
+            access: hosts and origins from which the fetch may come.
+            max_bytes: cap of the body.
+            require_listed: whether hosts that are not in ``access`` are refused.
+
+        Raises:
+            EgressRefused: by one of the rules, here or at a redirect: ``"url"``, ``"userinfo"``, ``"host"``,
+                ``"port"``, ``"scheme"``, ``"unlisted"``, ``"address"``, ``"downgrade"``, ``"redirects"``,
+                ``"encoding"``, ``"size"``.
+            EgressFailed: no answer.
+        """
+        deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s
+        location = parse_location(url)
+        for _ in range(self._limits.max_redirects + 1):
+            addresses = await self._addresses(location, access, require_listed, deadline)
+            response = await self._get(location, addresses, deadline)
+            try:
+                moved_to = response.headers.get("Location")
+                if response.status not in _REDIRECTS or moved_to is None:
+                    yield self._fetched(location, response, max_bytes, deadline)
+                    return
+            finally:
+                response.close()
+            location = _redirected(location, moved_to)
+        raise EgressRefused("redirects", f"more than {self._limits.max_redirects} of them")
+
+    async def aclose(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _addresses(
+        self, location: Location, access: OutputAccess, require_listed: bool, deadline: float
+    ) -> Sequence[str]:
+        """The addresses that may be dialled for ``location``."""
+        is_named = location.origin in access.origins
+        if not is_named:
+            if location.scheme != "https" and not self._limits.is_http_allowed:
+                raise EgressRefused("scheme", f"{location.host} is to be fetched over https")
+            if location.port not in self._limits.ports:
+                raise EgressRefused("port", f"{location.netloc} is not a port for the web")
+            if require_listed and not any(_covers(pattern, location.host) for pattern in access.hosts):
+                raise EgressRefused("unlisted", f"{location.host} is not a host for outputs")
+        if is_literal(location.host):
+            addresses: Sequence[str] = [location.host]
+        else:
+            until = min(deadline, asyncio.get_running_loop().time() + self._limits.connect_timeout_s)
+            try:
+                async with asyncio.timeout_at(until):
+                    addresses = await self._resolve(location.host, location.port)
+            except (OSError, UnicodeError) as error:
+                raise EgressFailed(f"{location.host} cannot be resolved") from error
+        if not is_named and not all(self._judge(address) for address in addresses):
+            raise EgressRefused("address", f"{location.host} is not at a public address")
+        return list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
+
+    async def _get(self, location: Location, addresses: Sequence[str], deadline: float) -> aiohttp.ClientResponse:
+        """Ask the first of ``addresses`` that takes the connection."""
+        if self._session is None:
+            self._session = self._open_session()
+        reason: Exception | None = None
+        for address in addresses:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await self._session.get(
+                        URL(location.at(address), encoded=True),
+                        headers={"Host": location.netloc},
+                        server_hostname=location.host if location.scheme == "https" else None,
+                        allow_redirects=False,
+                    )
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+                reason = error
+            except (aiohttp.ClientError, OSError) as error:
+                raise EgressFailed(f"{location.host}: {type(error).__name__}") from error
+        raise EgressFailed(f"{location.host} cannot be reached") from reason
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0, force_close=True, resolver=_NoResolver(), use_dns_cache=False, ssl=self._tls or client_tls()
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT},
+            timeout=aiohttp.ClientTimeout(
+                total=None, connect=self._limits.connect_timeout_s, sock_read=self._limits.idle_timeout_s
+            ),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    def _fetched(
+        self, location: Location, response: aiohttp.ClientResponse, max_bytes: int, deadline: float
+    ) -> Fetched:
+        transfer = _joined(response, "Transfer-Encoding")
+        if _joined(response, "Content-Encoding") not in ("", "identity") or transfer not in ("", "chunked"):
+            raise EgressRefused("encoding", f"{location.host} sent an encoded body unasked")
+        expected = response.content_length
+        if expected is not None and expected > max_bytes:
+            raise EgressRefused("size", f"{location.host} offers more than {max_bytes} bytes")
+        return Fetched(
+            status=response.status,
+            url=location.url,
+            headers=dict(allow(response.headers, _HEADERS)),
+            expected_bytes=expected,
+            is_length_known=expected is not None or transfer == "chunked",
+            chunks=_chunks(location.host, response, expected, max_bytes, deadline),
+        )
+
+
+def _joined(response: aiohttp.ClientResponse, name: str) -> str:
+    return ",".join(response.headers.getall(name, ())).strip().lower()
+
+
+def _covers(pattern: str, host: str) -> bool:
+    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
+
+
+def _redirected(location: Location, moved_to: str) -> Location:
+    """Where a redirect leads, read by the same grammar; never from https to http."""
+    if "\\" in moved_to or any(mark <= " " for mark in moved_to):
+        raise EgressRefused("url", f"{location.host} redirects to something unreadable")
+    try:
+        following = parse_location(urljoin(location.url, moved_to))
+    except ValueError as error:
+        raise EgressRefused("url", f"{location.host} redirects to something unreadable") from error
+    if location.scheme == "https" and following.scheme != "https":
+        raise EgressRefused("downgrade", f"{location.host} redirects to http")
+    return following
+
+
+async def _chunks(
+    host: str, response: aiohttp.ClientResponse, expected: int | None, max_bytes: int, deadline: float
+) -> AsyncIterator[bytes]:
+    received = 0
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                chunk = await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            raise EgressFailed(f"{host}: the body was cut short ({type(error).__name__})") from error
+        if not chunk:
+            break
+        received += len(chunk)
+        if received > max_bytes:
+            raise EgressRefused("size", f"{host} sends more than {max_bytes} bytes")
+        yield chunk
+    if expected is not None and received != expected:
+        raise EgressFailed(f"{host}: {received} bytes of {expected}")

@@ -1,0 +1,138 @@
+"""Passing requests on to an API unchanged, both bodies streamed.
+
+Relayed answers are never stored, so what goes through is everything but what belongs to one connection, to one host or
+to our own place in between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from urllib.parse import unquote
+
+import httpx
+
+from proxy.core.errors import HotplateError, NotFound, UpstreamTimeout, UpstreamUnavailable
+from proxy.upstreams.base import RelayRequest, RelayResponse
+from proxy.upstreams.http import pass_on
+
+READ_TIMEOUT_S = 120.0
+"""Longest silence of the API: it may hold a create for 60 s, and an upload is acknowledged when it was stored."""
+
+SMALL_BODY_BYTES = 65536
+"""A body that ends within this goes with its length, a longer one in chunks; not every API reads chunked JSON."""
+
+_REQUEST_DROPPED = frozenset(
+    {"accept-encoding", "authorization", "content-length", "cookie", "expect", "forwarded", "host", "via", "x-real-ip"}
+)
+_RESPONSE_DROPPED = frozenset(
+    {
+        "alt-svc",
+        "nel",
+        "public-key-pins",
+        "report-to",
+        "server",
+        "set-cookie",
+        "set-cookie2",
+        "strict-transport-security",
+    }
+)
+_TARGET = re.compile(r"[!-~]{1,32768}")
+
+
+class Relay:
+    """Relays to the API at ``root``. Reading methods may use kept connections, all others get one of their own."""
+
+    def __init__(
+        self, root: str, reads: httpx.AsyncClient, writes: httpx.AsyncClient, connect_timeout_s: float
+    ) -> None:
+        self._root = root
+        self._reads = reads
+        self._writes = writes
+        self._timeout = httpx.Timeout(READ_TIMEOUT_S, connect=connect_timeout_s, pool=None)
+
+    async def send(self, request: RelayRequest, authorization: dict[str, str]) -> RelayResponse:
+        """Pass ``request`` on with the given ``Authorization`` header, or without.
+
+        Raises:
+            NotFound: the path could leave the API's root.
+            HotplateError: whatever reading the request's body raised.
+            UpstreamUnavailable, UpstreamTimeout: no answer; an answer's body that is cut short raises them, too.
+        """
+        client = self._reads if request.method in ("GET", "HEAD", "OPTIONS") and not request.has_body else self._writes
+        body = _Body(request.body)
+        headers = [
+            pair for pair in pass_on(request.headers, _REQUEST_DROPPED) if not pair[0].startswith("x-forwarded-")
+        ]
+        outgoing = client.build_request(
+            request.method,
+            f"{self._root}{_target(request.path, request.query)}",
+            headers=[*headers, *authorization.items()],
+            content=await body.content() if request.has_body else None,
+            timeout=self._timeout,
+        )
+        try:
+            response = await client.send(outgoing, stream=True)
+        except httpx.TransportError as error:
+            raise body.failure or translate(error) from error
+        return RelayResponse(
+            status=response.status_code,
+            headers=pass_on(response.headers.multi_items(), _RESPONSE_DROPPED),
+            body=_stream(response),
+            aclose=response.aclose,
+        )
+
+
+class _Body:
+    """A request body that keeps the error which reading it ended in: the transport only says that sending failed."""
+
+    def __init__(self, source: AsyncIterator[bytes]) -> None:
+        self._source = source
+        self.failure: HotplateError | None = None
+
+    async def content(self) -> bytes | AsyncIterator[bytes]:
+        """All of it when it is small, else an iterator."""
+        head = bytearray()
+        async for chunk in self._source:
+            head += chunk
+            if len(head) > SMALL_BODY_BYTES:
+                return self._all(bytes(head))
+        return bytes(head)
+
+    async def _all(self, head: bytes) -> AsyncIterator[bytes]:
+        yield head
+        try:
+            async for chunk in self._source:
+                yield chunk
+        except HotplateError as error:
+            self.failure = error
+            raise
+
+
+def translate(error: httpx.TransportError) -> UpstreamTimeout | UpstreamUnavailable:
+    """What a failed exchange is to the caller. The text names no URL and no header."""
+    if isinstance(error, httpx.TimeoutException):
+        return UpstreamTimeout("The model service did not answer in time.")
+    return UpstreamUnavailable(f"The model service could not be reached or broke off ({type(error).__name__}).")
+
+
+def _target(path: str, query: str) -> str:
+    """Path and query for the wire.
+
+    Raises:
+        NotFound: dot segments, in whatever spelling, or characters that no path has.
+    """
+    is_odd = not path.startswith("/") or not _TARGET.fullmatch(path + query) or any(mark in path for mark in "?#\\")
+    if is_odd or "#" in query or any(part in (".", "..") for part in re.split(r"[/\\]", unquote(path))):
+        raise NotFound("The requested resource could not be found.")
+    return f"{path}?{query}" if query else path
+
+
+async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in response.aiter_raw():
+            yield chunk
+    except httpx.TransportError as error:
+        raise translate(error) from error
+    finally:
+        await response.aclose()

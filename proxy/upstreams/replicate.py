@@ -1,0 +1,303 @@
+"""Any Replicate-compatible API as an upstream.
+
+A run is created once (see ``replicate_client``) and then polled to its end; ``processing`` with files in the output is
+not the end. A run that nobody wants any more is cancelled there, as far as that goes: cancelling ``run`` while the
+create is on its way lets the create be answered in the background, for without its answer there is no id to cancel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+import httpx
+import orjson
+
+from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavailable
+from proxy.core.outputs import OutputAccess
+from proxy.upstreams.addresses import EgressRefused, parse_location, parse_origin
+from proxy.upstreams.base import (
+    Credential,
+    Job,
+    ModelDescription,
+    ModelTarget,
+    Outcome,
+    Progress,
+    Readiness,
+    RelayRequest,
+    RelayResponse,
+    UpstreamKind,
+    Verdict,
+)
+from proxy.upstreams.http import AiohttpTransport, open_client
+from proxy.upstreams.polling import Pacing
+from proxy.upstreams.relay import Relay
+from proxy.upstreams.replicate_client import CANCEL_TIMEOUT_S, Answer, ReplicateClient, Trouble, authorize
+from proxy.upstreams.replicate_documents import (
+    DEPLOYMENTS,
+    HIDDEN,
+    check_names,
+    is_terminal,
+    outcome_of,
+    progress_of,
+)
+from proxy.upstreams.replicate_versions import MAX_OPENAPI_BYTES, VersionNotes
+from storage.ports import KeyValue
+from storage.records import JsonObject
+
+API_HOST = "api.replicate.com"
+
+_VERSION_PATH = re.compile(r"/models/([^/]+)/([^/]+)/versions/([0-9a-f]{64})")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicateSpec:
+    """One API.
+
+    Attributes:
+        name: the upstream's name.
+        base_url: root of the API. Without a path, ``/v1`` is meant.
+        deadline_s: seconds after which a run is given up and cancelled.
+        output_hosts: hosts of output files, exact or ``*.suffix``.
+        output_origins: further origins of them, e.g. ``"http://10.0.0.5:9000"``.
+        connect_timeout_s: until a connection stands.
+    """
+
+    name: str
+    base_url: str = f"https://{API_HOST}/v1"
+    deadline_s: float = 2100.0
+    output_hosts: tuple[str, ...] = ("replicate.delivery", "*.replicate.delivery")
+    output_origins: tuple[str, ...] = ()
+    connect_timeout_s: float = 5.0
+
+
+class ReplicateUpstream:
+    """Implements ``Upstream`` over HTTP.
+
+    Args:
+        spec: which API.
+        notes: where versions are remembered.
+        reads, writes: transports for what may be repeated and what may not; the latter must not keep connections.
+        sleep, clock, now: ways to wait and to tell the time (monotonic, epoch seconds).
+
+    Raises:
+        ValueError: an address in ``spec`` is none.
+    """
+
+    def __init__(
+        self,
+        spec: ReplicateSpec,
+        notes: KeyValue,
+        *,
+        reads: httpx.AsyncBaseTransport | None = None,
+        writes: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._spec = spec
+        self._root, self._access = _addresses(spec)
+        self._versions = VersionNotes(spec.name, notes)
+        self._reads = open_client(reads or AiohttpTransport(reuses_connections=True))
+        self._writes = open_client(writes or AiohttpTransport(reuses_connections=False))
+        self._client = ReplicateClient(self._root, self._reads, self._writes, spec.connect_timeout_s, now)
+        self._relay = Relay(self._root, self._reads, self._writes, spec.connect_timeout_s)
+        self._sleep = sleep
+        self._clock = clock
+        self._now = now
+        self._withdrawals: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self._spec.name
+
+    @property
+    def kind(self) -> UpstreamKind:
+        return "replicate"
+
+    @property
+    def has_accounts(self) -> bool:
+        return True
+
+    @property
+    def output_access(self) -> OutputAccess:
+        return self._access
+
+    async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
+        """What would run, without asking the API.
+
+        A pinned version's ``model`` is a label that may become known later (``""`` until then, for a bare version), so
+        it does not belong in a key. A deployment's is ``"deployments/owner/name"``.
+
+        Raises:
+            NotFound: the names are no names.
+        """
+        check_names(target)
+        if target.is_deployment:
+            return ModelDescription(f"{DEPLOYMENTS}{target.model}", HIDDEN, is_pinned=False, schema=None)
+        if target.version is None:
+            return ModelDescription(target.model, HIDDEN, is_pinned=False, schema=None)
+        known = await self._versions.recall(target.version)
+        return ModelDescription(known.model or target.model, target.version, is_pinned=True, schema=known.schema)
+
+    async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
+        """See ``Upstream.run``; also raises ``NotFound`` and ``Unauthenticated`` for what cannot be sent at all."""
+        check_names(job.target)
+        authorization = authorize(job.credential)
+        began_at = self._clock()
+        creation = asyncio.create_task(self._client.create(job, authorization))
+        try:
+            prediction = await asyncio.shield(creation)
+            return await self._follow(job, prediction, authorization, began_at, report)
+        except asyncio.CancelledError:
+            await asyncio.wait({self._withdraw(creation, authorization)}, timeout=CANCEL_TIMEOUT_S)
+            raise
+        except Exception:
+            self._withdraw(creation, authorization)
+            raise
+
+    async def check(self, credential: Credential) -> Verdict:
+        """Ask for the account behind ``credential``. Never raises."""
+        try:
+            answer = await self._client.account(authorize(credential))
+        except Unauthenticated:
+            return Verdict(is_accepted=False)
+        if answer is None:
+            return Verdict(is_accepted=None)
+        if answer.status in (401, 403):
+            content_type = answer.headers.get("content-type", "application/json")
+            return Verdict(is_accepted=False, refusal=(answer.status, content_type, answer.content))
+        return Verdict(is_accepted=True, account=_username(answer)) if answer.is_ok else Verdict(is_accepted=None)
+
+    async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
+        """See ``Upstream.relay``. Bytes pass as they come; a version's document is remembered on its way."""
+        response = await self._relay.send(request, authorize(credential))
+        asked = _VERSION_PATH.fullmatch(request.path)
+        if asked is None or request.method != "GET" or response.status != 200:
+            return response
+        body = self._remembering(response.body, f"{asked[1]}/{asked[2]}", asked[3])
+        return RelayResponse(response.status, response.headers, body, response.aclose)
+
+    async def remember_version(self, model: str, version: str, document: object) -> None:
+        """Learn from the answer to ``GET /models/{owner}/{name}/versions/{id}``; anything else is ignored."""
+        if not isinstance(document, dict) or document.get("id") != version:
+            return
+        await self._versions.learn_model(version, model)
+        openapi = document.get("openapi_schema")
+        if isinstance(openapi, dict):
+            await self._versions.learn_schema(version, openapi)
+
+    async def readiness(self) -> Readiness:
+        """Whether the API answers at all; sends no credential."""
+        answered = await self._client.knock()
+        if isinstance(answered, str):
+            return Readiness("down", f"{self._root} does not answer ({answered})")
+        if answered >= 500:
+            return Readiness("degraded", f"{self._root} answers {answered}")
+        return Readiness("warm", f"{self._root} answers")
+
+    async def aclose(self) -> None:
+        """Let cancellations on their way arrive, for a few seconds, and close all connections."""
+        if self._withdrawals:
+            _, late = await asyncio.wait(self._withdrawals, timeout=CANCEL_TIMEOUT_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._reads.aclose()
+        await self._writes.aclose()
+
+    async def _follow(
+        self,
+        job: Job,
+        prediction: JsonObject,
+        authorization: dict[str, str],
+        began_at: float,
+        report: Callable[[Progress], None],
+    ) -> Outcome:
+        """Poll until the prediction has ended."""
+        progress = progress_of(prediction, at=self._now(), waited_s=self._clock() - began_at)
+        report(progress)
+        if job.target.version and not job.target.is_deployment:
+            await self._versions.learn_model(job.target.version, prediction.get("model"))
+        pacing = Pacing()
+        while not is_terminal(prediction):
+            left_s = began_at + self._spec.deadline_s - self._clock()
+            if left_s <= 0:
+                raise UpstreamTimeout("The run did not end in time.")
+            await self._sleep(min(pacing.pause_s(), left_s))
+            seen = await self._client.look(prediction["id"], authorization)
+            if isinstance(seen, Trouble):
+                if not pacing.failed(is_refusal=seen.is_refusal, retry_after_s=seen.retry_after_s):
+                    raise seen.error
+                continue
+            pacing.succeeded(has_new_status=seen["status"] != prediction["status"])
+            prediction = seen
+            news = progress_of(prediction, at=self._now(), waited_s=self._clock() - began_at)
+            if not is_terminal(prediction) and _is_news(progress, news):
+                progress = news
+                report(news)
+        try:
+            return outcome_of(prediction, now=self._now())
+        except ValueError as error:
+            raise UpstreamUnavailable(f"The run's result is lost: {error}.") from error
+
+    def _withdraw(self, creation: asyncio.Task[JsonObject], authorization: dict[str, str]) -> asyncio.Task[None]:
+        """Cancel a run upstream in the background, once its create is answered."""
+        task = asyncio.create_task(self._cancel(creation, authorization))
+        self._withdrawals.add(task)
+        task.add_done_callback(self._withdrawals.discard)
+        return task
+
+    async def _cancel(self, creation: asyncio.Task[JsonObject], authorization: dict[str, str]) -> None:
+        try:
+            prediction = await creation
+        except Exception:  # it was not taken, or nobody knows: there is no id to cancel
+            return
+        if not is_terminal(prediction):
+            await self._client.cancel(prediction["id"], authorization)
+
+    async def _remembering(self, body: AsyncIterator[bytes], model: str, version: str) -> AsyncIterator[bytes]:
+        """``body`` unchanged; when all of it has passed, it is read as a version's document."""
+        passed = bytearray()
+        async for chunk in body:
+            if len(passed) <= MAX_OPENAPI_BYTES:
+                passed += chunk
+            yield chunk
+        if len(passed) <= MAX_OPENAPI_BYTES:
+            with contextlib.suppress(ValueError):
+                await self.remember_version(model, version, orjson.loads(passed))
+
+
+def _is_news(before: Progress, after: Progress) -> bool:
+    return (before.status, before.logs, before.is_booting) != (after.status, after.logs, after.is_booting)
+
+
+def _username(answer: Answer) -> str | None:
+    with contextlib.suppress(ValueError):
+        account = orjson.loads(answer.content)
+        if isinstance(account, dict) and isinstance(account.get("username"), str):
+            return str(account["username"])
+    return None
+
+
+def _addresses(spec: ReplicateSpec) -> tuple[str, OutputAccess]:
+    """The API's root without a slash at the end, and from where its outputs come.
+
+    An API that the operator runs or chose himself may serve outputs from its own origin.
+    """
+    try:
+        location = parse_location(spec.base_url)
+    except EgressRefused as error:
+        raise ValueError(f"{spec.base_url!r} is not the address of an API: {error.detail}") from error
+    if "?" in location.target:
+        raise ValueError(f"{spec.base_url!r} is not the address of an API: it has a query")
+    path = location.target.rstrip("/") or "/v1"
+    own = () if location.host == API_HOST else (location.origin,)
+    origins = (*own, *map(parse_origin, spec.output_origins))
+    return f"{location.scheme}://{location.netloc}{path}", OutputAccess(
+        spec.output_hosts, tuple(dict.fromkeys(origins))
+    )

@@ -1,0 +1,66 @@
+"""A folder for temporary files that lasts as long as this process, and not longer.
+
+Every process has one of its own below a shared root, and holds a lock beside it. What lies there without a held lock
+was left behind by a process that was killed, and is removed by the next one to come.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+
+class RunFolder:
+    """One process's folder. Blocking."""
+
+    def __init__(self, path: Path, lock_path: Path, held: int) -> None:
+        self.path = path
+        self._lock_path = lock_path
+        self._held = held
+
+    @classmethod
+    def open(cls, root: Path) -> RunFolder:
+        """Sweep ``root``, and make a new folder in it.
+
+        Raises:
+            OSError: ``root`` cannot be written to.
+        """
+        root.mkdir(parents=True, exist_ok=True)
+        for lock_path in root.glob("*.lock"):
+            held = _lock(lock_path)
+            if held is not None:
+                cls(lock_path.with_suffix(""), lock_path, held).close()
+        while True:
+            path = root / secrets.token_hex(6)
+            lock_path = path.with_suffix(".lock")
+            lock_path.touch(mode=0o600)
+            held = _lock(lock_path)
+            if held is not None:
+                path.mkdir(mode=0o700)
+                return cls(path, lock_path, held)
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock_path.unlink(missing_ok=True)
+        os.close(self._held)
+
+
+def _lock(path: Path) -> int | None:
+    """A descriptor that holds the lock on the file that ``path`` names now; ``None`` when somebody else has it."""
+    try:
+        held = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Another process may have swept it between the two calls above.
+        if os.fstat(held).st_ino == path.stat().st_ino:
+            return held
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    os.close(held)
+    return None

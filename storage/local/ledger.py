@@ -1,0 +1,87 @@
+"""Small named values on the local disk: rows of the index.
+
+A row holds when its value ends and the value. Its time is checked here at every read; the rows of ended values
+are dropped now and then.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from collections.abc import Callable
+
+from storage.counters import StorageCounters
+from storage.errors import StorageError
+from storage.local.index import Index
+from storage.local.trouble import Trouble
+from storage.local.writer import Writer
+
+_ENDS_AT = struct.Struct(">d")
+
+DROP_EXPIRED_EVERY = 256
+"""Writes between two clearings of ended values, so that each clearing finds few."""
+
+
+class DiskKeyValue:
+    """``KeyValue`` over the index; stores with different ``namespace`` do not see each other's values.
+
+    A value survives the end of the process. It is not synced to the disk by itself (a power cut may lose the
+    newest), since a value is written for every answer.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        index: Index,
+        writer: Writer,
+        trouble: Trouble,
+        counters: StorageCounters,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._prefix = f"kv:{namespace}:".encode("ascii")
+        self._index = index
+        self._writer = writer
+        self._trouble = trouble
+        self._counters = counters
+        self._clock = clock
+        self._writes = 0
+
+    async def get(self, name: str) -> bytes | None:
+        """See ``KeyValue.get``."""
+        try:
+            row = self._index.get(self._row(name))
+        except StorageError:
+            self._counters.value_read_errors_total += 1
+            return None
+        if row is None or _ENDS_AT.unpack_from(row)[0] <= self._clock():
+            return None
+        return row[_ENDS_AT.size :]
+
+    async def put(self, name: str, value: bytes, ttl_s: float | None = None) -> None:
+        """See ``KeyValue.put``."""
+        ends_at = math.inf if ttl_s is None else self._clock() + ttl_s
+        await self._writer.run(self._write, self._row(name), _ENDS_AT.pack(ends_at) + value, ttl_s)
+
+    async def remove(self, name: str) -> None:
+        """See ``KeyValue.remove``."""
+        await self._writer.run(self._delete, self._row(name))
+
+    # The writer thread.
+
+    def _write(self, key: bytes, row: bytes, ttl_s: float | None) -> None:
+        with self._trouble.watching("index"), self._index.transaction(durable=False) as rows:
+            rows.set(key, row, ttl_s)
+        self._counters.value_writes_total += 1
+        self._writes += 1
+        if self._writes % DROP_EXPIRED_EVERY == 0:
+            self._index.drop_expired()
+
+    def _delete(self, key: bytes) -> None:
+        with self._trouble.watching("index"), self._index.transaction(durable=False) as rows:
+            rows.delete(key)
+
+    def _row(self, name: str) -> bytes:
+        # Names may come from a URL; "surrogatepass" gives every text its own row.
+        return self._prefix + name.encode("utf-8", "surrogatepass")

@@ -1,0 +1,119 @@
+"""Opening the store of a data folder, and closing it.
+
+Everything blocking happens in the writer thread: claiming the folder, sweeping what a crash left, opening the
+index (a damaged one is set aside), measuring the blobs. Closing goes back the same way in reverse, after the
+writes that were begun.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.counters import StorageCounters
+from storage.hot import HotContentStore
+from storage.local.actions import DiskActionCache
+from storage.local.blobs import DiskContentStore
+from storage.local.house import House, open_house
+from storage.local.ledger import DiskKeyValue
+from storage.local.writer import Writer
+from storage.ports import ActionCache, ContentStore, KeyValue
+from storage.results import ResultStore
+from storage.settings import StorageSettings
+
+RECORDS_SHARE = 0.25
+"""Part of ``memory_bytes`` that hot records get; the rest is for small blobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """An open store: what the proxy is handed.
+
+    Attributes:
+        results: records and blobs together; says what is a hit.
+        actions: the records alone; they are changed through ``results``, whose memory would not notice.
+        blobs: the blobs.
+        ledger: prediction id to the JSON that a client polls.
+        notes: what else is remembered between starts, such as models' schemas.
+        counters: what happened so far.
+        used_bytes: bytes that the blobs take on disk, in whole blocks.
+        trouble: why storing currently fails, or ``None`` when the last writes succeeded. While it fails, asking
+            makes the store try a small write now and then, so that it recovers even when nothing is stored.
+        aclose: finish the writes that were begun, close and give up the folder; safe to call again.
+    """
+
+    results: ResultStore
+    actions: ActionCache
+    blobs: ContentStore
+    ledger: KeyValue
+    notes: KeyValue
+    counters: StorageCounters
+    used_bytes: Callable[[], int]
+    trouble: Callable[[], str | None]
+    aclose: Callable[[], Awaitable[None]]
+
+
+async def open_storage(data_dir: Path, settings: StorageSettings, *, clock: Callable[[], float] = time.time) -> Storage:
+    """Open the store in ``data_dir``, making the folder if need be.
+
+    Args:
+        data_dir: on a local disk; network file systems cannot hold the index.
+        clock: epoch seconds.
+
+    Raises:
+        StorageRefused: the folder has a newer format, or another proxy holds it.
+        StorageUnavailable: it cannot be made, read or written.
+    """
+    counters = StorageCounters()
+    writer = Writer()
+    opened = ExitStack()
+    try:
+        house = await writer.run(open_house, data_dir, settings, counters, clock, opened)
+        house.index.warm_up()
+    except BaseException:
+        await writer.aclose(opened.close)
+        raise
+    return _furnish(house, settings, writer, opened, counters, clock)
+
+
+def _furnish(
+    house: House,
+    settings: StorageSettings,
+    writer: Writer,
+    opened: ExitStack,
+    counters: StorageCounters,
+    clock: Callable[[], float],
+) -> Storage:
+    records_bytes = int(settings.memory_bytes * RECORDS_SHARE)
+    parts = (house.index, writer, house.trouble, counters)
+    actions = DiskActionCache(*parts, durable=house.durable)
+    blobs = HotContentStore(
+        DiskContentStore(house.shelf, writer, counters), settings.memory_bytes - records_bytes, counters
+    )
+    results = ResultStore(actions, blobs, counters, memory_bytes=records_bytes)
+
+    def trouble() -> str | None:
+        reason = house.trouble.reason()
+        if house.trouble.is_probe_due():
+            writer.submit(house.probe)
+        return reason
+
+    async def aclose() -> None:
+        await writer.aclose(opened.close)
+        await results.settle()
+        house.index.close_reading()
+
+    return Storage(
+        results=results,
+        actions=actions,
+        blobs=blobs,
+        ledger=DiskKeyValue("ledger", *parts, clock=clock),
+        notes=DiskKeyValue("notes", *parts, clock=clock),
+        counters=counters,
+        used_bytes=lambda: house.space.used_bytes,
+        trouble=trouble,
+        aclose=aclose,
+    )

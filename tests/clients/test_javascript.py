@@ -1,0 +1,68 @@
+"""npm ``replicate`` 1.4.0, unmodified, over plain http and over TLS."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from PIL import Image
+
+from tests.clients.conftest import readme_example
+from tests.flows.harness import README_MODEL, SMALL, ProxyProcess
+
+ASK = """
+import { createHash } from "node:crypto";
+import Replicate from "replicate";
+const replicate = new Replicate({
+  auth: process.env.REPLICATE_API_TOKEN,
+  baseUrl: `${process.env.REPLICATE_BASE_URL}/v1`,
+});
+const [model, given, mode] = process.argv.slice(2);
+const output = await replicate.run(model, { input: JSON.parse(given), wait: { mode, interval: 100 } });
+const bytes = Buffer.from(await (await output[0].blob()).arrayBuffer());
+console.log(JSON.stringify({
+  kind: output[0].constructor.name,
+  size: bytes.length,
+  sha256: createHash("sha256").update(bytes).digest("hex"),
+}));
+"""
+
+
+def node(folder: Path, code: str, env: dict[str, str], *arguments: str, cwd: Path | None = None) -> str:
+    """What a JavaScript program prints; it lies where it finds its packages and runs in ``cwd``."""
+    script = folder / f"script-{abs(hash(code))}.mjs"
+    script.write_text(code, encoding="utf-8")
+    try:
+        done = subprocess.run(
+            ["node", str(script), *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=110
+        )
+    finally:
+        script.unlink()
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_readme_example_saves_a_picture(javascript: Path, client_env: dict[str, str], tmp_path: Path) -> None:
+    node(javascript, readme_example("javascript"), client_env, cwd=tmp_path)
+    with Image.open(tmp_path / "output.png") as picture:
+        picture.load()
+        assert picture.size == (512, 512)
+
+
+def test_repeat_gives_the_same_bytes_without_a_run(
+    javascript: Path, proxy: ProxyProcess, client_env: dict[str, str]
+) -> None:
+    given = json.dumps({"prompt": "a lighthouse, in JavaScript", **SMALL})
+    first = json.loads(node(javascript, ASK, client_env, README_MODEL, given, "block"))
+    runs = proxy.runs()
+    for mode in ("block", "poll"):
+        assert json.loads(node(javascript, ASK, client_env, README_MODEL, given, mode)) == first
+    assert first["kind"] == "FileOutput"
+    assert proxy.runs() == runs
+
+
+def test_polling_sees_the_end_of_a_miss(javascript: Path, client_env: dict[str, str]) -> None:
+    given = json.dumps({"prompt": "polled for from the start", **SMALL})
+    answer = json.loads(node(javascript, ASK, client_env, README_MODEL, given, "poll"))
+    assert answer["size"] > 100

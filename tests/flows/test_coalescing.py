@@ -1,0 +1,114 @@
+"""Identical misses share one run, and nobody's leaving spoils it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.flows.harness import README_MODEL, SMALL, ProxyProcess
+
+pytestmark = pytest.mark.anyio
+
+CREATE = f"/v1/models/{README_MODEL}/predictions"
+WAIT = {"Prefer": "wait"}
+
+
+def client(proxy: ProxyProcess) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=proxy.public_url, timeout=60, limits=limits, trust_env=False)
+
+
+async def settled(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[str, Any]:
+    """Poll a prediction to its end, as clients do."""
+    for _ in range(600):
+        prediction = (await http.get(prediction["urls"]["get"])).json()
+        if prediction["status"] not in ("starting", "processing"):
+            return prediction
+        await asyncio.sleep(0.05)
+    raise AssertionError("the prediction did not end")
+
+
+async def test_hundred_identical_requests_make_one_run(proxy: ProxyProcess) -> None:
+    given = {"input": {"prompt": "fault:slow:0.5 a hundred at once", **SMALL}}
+    runs = proxy.runs()
+    async with client(proxy) as http:
+        answers = await asyncio.gather(*(http.post(CREATE, json=given, headers=WAIT) for _ in range(100)))
+        predictions = [answer.json() for answer in answers]
+        assert {answer.status_code for answer in answers} == {201}
+        assert proxy.runs() == runs + 1
+        assert len({prediction["id"] for prediction in predictions}) == 100
+        assert {prediction["status"] for prediction in predictions} == {"succeeded"}
+        assert len({str(prediction["output"]) for prediction in predictions}) == 1
+        statuses = [answer.headers["cache-status"] for answer in answers]
+        assert sum("collapsed" in status for status in statuses) == 99
+        polled = await asyncio.gather(*(http.get(prediction["urls"]["get"]) for prediction in predictions))
+        assert [answer.json()["id"] for answer in polled] == [prediction["id"] for prediction in predictions]
+        assert {str(answer.json()["output"]) for answer in polled} == {str(predictions[0]["output"])}
+
+
+async def test_callers_that_leave_spoil_nothing_the_first_one_included(proxy: ProxyProcess) -> None:
+    given = {"input": {"prompt": "fault:slow:1 some leave", **SMALL}}
+    runs = proxy.runs()
+    async with client(proxy) as http:
+        first = asyncio.create_task(http.post(CREATE, json=given, headers=WAIT))
+        await asyncio.sleep(0.2)
+        others = [asyncio.create_task(http.post(CREATE, json=given, headers=WAIT)) for _ in range(9)]
+        await asyncio.sleep(0.2)
+        for leaving in (first, *others[:4]):
+            leaving.cancel()
+        answers = await asyncio.gather(*others[4:])
+    assert {answer.json()["status"] for answer in answers} == {"succeeded"}
+    assert proxy.runs() == runs + 1
+
+
+async def test_result_is_kept_when_every_caller_has_left(proxy: ProxyProcess) -> None:
+    given = {"input": {"prompt": "fault:slow:0.5 all leave", **SMALL}}
+    runs = proxy.runs()
+    async with client(proxy) as http:
+        leaving = asyncio.create_task(http.post(CREATE, json=given, headers=WAIT))
+        await asyncio.sleep(0.2)
+        leaving.cancel()
+        await asyncio.wait([leaving])
+        for _ in range(200):
+            if proxy.runs() == runs + 1:
+                break
+            await asyncio.sleep(0.05)
+        again = await http.post(CREATE, json=given, headers=WAIT)
+    assert "; hit" in again.headers["cache-status"]
+    assert proxy.runs() == runs + 1
+
+
+async def test_cancelling_one_sharer_leaves_the_others_alone(proxy: ProxyProcess) -> None:
+    given = {"input": {"prompt": "fault:slow:1 one cancels", **SMALL}}
+    async with client(proxy) as http:
+        first, second = [(await http.post(CREATE, json=given)).json() for _ in range(2)]
+        assert first["status"] == second["status"] == "starting"
+        canceled = await http.post(first["urls"]["cancel"])
+        assert (canceled.status_code, canceled.json()["status"]) == (200, "canceled")
+        ended = await settled(http, second)
+        assert (ended["status"], len(ended["output"])) == ("succeeded", 1)
+        assert (await settled(http, first))["status"] == "canceled"
+
+
+async def test_cancelling_every_sharer_ends_the_run_and_the_next_request_starts_afresh(proxy: ProxyProcess) -> None:
+    given = {"input": {"prompt": "fault:slow:2 all cancel", **SMALL}}
+    async with client(proxy) as http:
+        created = [(await http.post(CREATE, json=given)).json() for _ in range(2)]
+        for prediction in created:
+            await http.post(prediction["urls"]["cancel"])
+        assert {(await settled(http, prediction))["status"] for prediction in created} == {"canceled"}
+        afresh = {"input": {**given["input"], "prompt": "fault:slow:2 all cancel"}}
+        answer = await http.post(CREATE, json=afresh, headers=WAIT)
+    assert answer.json()["status"] == "succeeded"
+    assert "hit" not in answer.headers["cache-status"]
+
+
+async def test_wait_that_runs_out_says_starting_and_the_prediction_goes_on(proxy: ProxyProcess) -> None:
+    given = {"input": {"prompt": "fault:slow:2 short wait", **SMALL}}
+    async with client(proxy) as http:
+        answer = await http.post(CREATE, json=given, headers={"Prefer": "wait=1"})
+        assert (answer.status_code, answer.json()["status"], answer.json()["output"]) == (202, "starting", None)
+        assert (await settled(http, answer.json()))["status"] == "succeeded"

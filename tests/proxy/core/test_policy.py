@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.core.outputs import FileReference, OutputPlan
+from proxy.core.policy import (
+    UNPINNED_TTL_S,
+    Bypass,
+    Cached,
+    Skip,
+    Store,
+    is_fresh,
+    plan_lookup,
+    plan_store,
+)
+from storage.records import JsonObject, JsonValue
+
+PLAIN = {"prompt": "a red fox", "seed": 7}
+FILE = FileReference((0,), "https://replicate.delivery/out-0.png")
+
+
+# -- before the run ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("cache_control", "plan"),
+    [
+        (None, Cached()),
+        ("", Cached()),
+        ("max-stale=5", Cached()),
+        ("public", Cached()),
+        ("no-cache", Cached(may_look_up=False)),
+        ("No-Cache", Cached(may_look_up=False)),
+        ("max-age=0, no-cache", Cached(may_look_up=False)),
+        ("no-store", Bypass("request")),
+        (" NO-STORE ,no-cache", Bypass("request")),
+        ("no-cache,no-store", Bypass("request")),
+        ("no-storefront", Cached()),
+        ("x-no-store", Cached()),
+    ],
+)
+def test_request_decides_how_it_uses_the_cache(cache_control: str | None, plan: Cached | Bypass) -> None:
+    assert plan_lookup(enabled=True, cache_control=cache_control, given=PLAIN) == plan
+
+
+@pytest.mark.parametrize("cache_control", [None, "no-cache", "no-store"])
+def test_operators_switch_wins_over_the_request(cache_control: str | None) -> None:
+    assert plan_lookup(enabled=False, cache_control=cache_control, given=PLAIN) == Bypass("off")
+
+
+@pytest.mark.parametrize(
+    "given_input",
+    [
+        {"image": "https://example.com/a.png"},
+        {"image": "http://example.com/a.png"},
+        {"image": "HTTPS://example.com/a.png"},
+        {"image": "  https://example.com/a.png\n"},
+        {"image": "https://example.com/a.png,https://example.com/b.png"},
+        {"images": "https://example.com/a.png\nhttps://example.com/b.png"},
+        {"images": "https://example.com/a.png https://example.com/b.png"},
+        {"images": ["data:image/png;base64,AAAA", "https://example.com/a.png"]},
+        {"deep": {"deeper": [[{"deepest": "https://example.com/a.png"}]]}},
+        {"image": "http://"},
+    ],
+)
+def test_input_that_is_a_url_is_never_cached_because_what_it_names_may_change(given_input: JsonObject) -> None:
+    assert plan_lookup(enabled=True, cache_control=None, given=given_input) == Bypass("url-input")
+
+
+@pytest.mark.parametrize(
+    "given_input",
+    [
+        {},
+        {"prompt": ""},
+        {"prompt": "a sign that says https://example.com"},
+        {"prompt": "https://example.com painted on a wall"},
+        {"prompt": "://"},
+        {"prompt": "httpsx"},
+        {"image": "data:image/png;base64,AAAA"},
+        {"https://example.com": 1},
+        {"numbers": [1, 2.5, None, True]},
+    ],
+)
+def test_url_inside_words_is_words(given_input: JsonObject) -> None:
+    assert plan_lookup(enabled=True, cache_control=None, given=given_input) == Cached()
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(values, st.lists(st.booleans(), max_size=5))
+def test_url_is_noticed_wherever_it_stands(beside: JsonValue, turns: list[bool]) -> None:
+    value: JsonValue = "https://example.com/a.png"
+    for is_list in turns:
+        value = [beside, value] if is_list else {"beside": beside, "value": value}
+    assert plan_lookup(enabled=True, cache_control=None, given={"image": value}) == Bypass("url-input")
+
+
+def test_deep_input_is_looked_through_without_recursion() -> None:
+    value: JsonValue = "https://example.com/a.png"
+    for _ in range(5000):
+        value = [value]
+    assert plan_lookup(enabled=True, cache_control=None, given={"image": value}) == Bypass("url-input")
+
+
+# -- after the run -------------------------------------------------------------------------------------
+
+
+def test_success_with_every_file_fetched_is_stored() -> None:
+    assert plan_store(Cached(), "succeeded", OutputPlan((FILE,), ()), 1) == Store()
+    assert plan_store(Cached(may_look_up=False), "succeeded", OutputPlan((FILE, FILE), ()), 2) == Store()
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled", "aborted", "processing", "starting", "", "SUCCEEDED"])
+def test_nothing_but_success_is_stored(status: str) -> None:
+    assert plan_store(Cached(), status, OutputPlan((FILE,), ()), 1) == Skip("status")
+
+
+@pytest.mark.parametrize("reason", ["off", "request", "url-input"])
+def test_result_of_a_bypass_is_not_stored(reason: str) -> None:
+    assert plan_store(Bypass(reason), "succeeded", OutputPlan((FILE,), ()), 1) == Skip("bypass")  # type: ignore[arg-type]
+
+
+def test_result_with_an_address_that_is_not_the_upstreams_is_not_stored() -> None:
+    assert plan_store(Cached(), "succeeded", OutputPlan((FILE,), ((1,),)), 1) == Skip("foreign-url")
+
+
+def test_result_without_files_is_not_stored() -> None:
+    assert plan_store(Cached(), "succeeded", OutputPlan((), ()), 0) == Skip("no-files")
+
+
+@pytest.mark.parametrize("fetched", [0, 1, 3])
+def test_result_with_a_file_missing_is_not_stored(fetched: int) -> None:
+    assert plan_store(Cached(), "succeeded", OutputPlan((FILE, FILE), ()), fetched) == Skip("not-fetched")
+
+
+# -- later ---------------------------------------------------------------------------------------------
+
+
+def test_result_of_a_pinned_version_never_grows_old() -> None:
+    assert is_fresh(0.0, is_pinned=True, now=1e12)
+
+
+@pytest.mark.parametrize(
+    ("age_s", "fresh"), [(0.0, True), (UNPINNED_TTL_S - 1, True), (UNPINNED_TTL_S, False), (1e9, False)]
+)
+def test_result_of_a_version_that_is_not_told_is_served_for_a_week(age_s: float, fresh: bool) -> None:
+    assert is_fresh(5.0, is_pinned=False, now=5.0 + age_s) is fresh
