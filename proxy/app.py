@@ -27,6 +27,7 @@ from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.renderer import Renderer
 from proxy.engine.spool import Spool
+from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
@@ -51,6 +52,7 @@ from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
+from proxy.upstreams.run_folder import sweep
 from storage.opening import Storage, open_storage
 
 
@@ -102,7 +104,7 @@ def load_secret(data_dir: Path) -> Secrets:
         raise SettingsError(f"data_dir: {path}: {error}; remove the file to start with an empty cache") from error
 
 
-async def build_application(settings: Settings, base_url: str) -> Application:
+async def build_application(settings: Settings, base_url: str, log: RequestLog) -> Application:
     """Build everything for ``settings``; ``base_url`` is the public address without ``/v1``.
 
     Raises:
@@ -112,6 +114,8 @@ async def build_application(settings: Settings, base_url: str) -> Application:
     secrets = load_secret(settings.data_dir)
     stored_share = ByteSize(int(settings.storage.memory_bytes * (1 - TEMPLATES_SHARE)))
     storage = await open_storage(settings.data_dir, settings.storage.model_copy(update={"memory_bytes": stored_share}))
+    for left_behind in (settings.data_dir / "run").glob("*"):
+        sweep(left_behind)
     upstreams: list[Upstream] = []
     egress = Egress()
     try:
@@ -134,8 +138,8 @@ async def build_application(settings: Settings, base_url: str) -> Application:
         await storage.aclose()
 
     return Application(
-        public=public_app(services),
-        admin=admin_app(services, operations),
+        public=public_app(services, log),
+        admin=admin_app(services, operations, log),
         services=services,
         operations=operations,
         aclose=aclose,
@@ -249,7 +253,7 @@ def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
     )
 
 
-def public_app(services: Services) -> ASGIApp:
+def public_app(services: Services, log: RequestLog) -> ASGIApp:
     """The public listener. A path or method that is not here goes to the first Replicate upstream as it is."""
     passthrough = Passthrough(services)
     predictions = Predictions(services, passthrough)
@@ -272,7 +276,7 @@ def public_app(services: Services) -> ASGIApp:
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
-    return AccessLog(Guard(router, only_names=_own_names(services)), services.metrics)
+    return AccessLog(Guard(router, only_names=_own_names(services)), services.metrics, log)
 
 
 def _own_names(services: Services) -> frozenset[str] | None:
@@ -289,7 +293,7 @@ def _own_names(services: Services) -> frozenset[str] | None:
     )
 
 
-def admin_app(services: Services, operations: Operations) -> ASGIApp:
+def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
@@ -300,7 +304,7 @@ def admin_app(services: Services, operations: Operations) -> ASGIApp:
     ]
     names = None if services.settings.admin.token is not None else LOOPBACK_NAMES | {services.settings.admin.host}
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, _nowhere))
-    return AccessLog(Guard(router, only_names=names), None)
+    return AccessLog(Guard(router, only_names=names), None, log)
 
 
 async def _nowhere(exchange: Exchange) -> None:

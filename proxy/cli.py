@@ -88,8 +88,8 @@ def serve_command(
 ) -> None:
     """Serve in front of the configured model services; without a configuration, of Replicate's API."""
     settings = _settings(config, host, port, admin_port, tls)
-    logs.configure(settings.log.level, settings.log.format)
-    _run(serve(settings))
+    log = logs.configure(settings.log.level, settings.log.format)
+    _run(serve(settings, log))
 
 
 @app.command()
@@ -102,10 +102,10 @@ def demo(
 ) -> None:
     """Start everything on the embedded model, draw a picture cold, warm and from the cache, and go on serving."""
     settings = demo_settings(_settings(config, None, port, admin_port, tls))
-    logs.configure("warning" if settings.log.level == "info" else settings.log.level, settings.log.format)
+    log = logs.configure("warning" if settings.log.level == "info" else settings.log.level, settings.log.format)
     console = Console()
     try:
-        _run(run_demo(settings, console, once=once))
+        _run(run_demo(settings, console, log, once=once))
     except DemoFailed as error:
         console.print(Text(f"hotplate demo: {error}", style="red"))
         sys.exit(1)

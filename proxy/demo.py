@@ -24,6 +24,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.app import Application
+from proxy.logs import RequestLog
 from proxy.serving import Addresses, serve
 from proxy.settings import Settings
 from proxy.upstreams.local_cog import LocalCog
@@ -81,7 +82,7 @@ def demo_settings(settings: Settings) -> Settings:
     return Settings.model_validate({**settings.model_dump(), "upstream": [local | own[0] if own else local]})
 
 
-async def run_demo(settings: Settings, console: Console, *, once: bool) -> None:
+async def run_demo(settings: Settings, console: Console, log: RequestLog, *, once: bool) -> None:
     """Serve, show, and go on serving until stopped; with ``once`` stop when all is shown.
 
     Raises:
@@ -89,9 +90,10 @@ async def run_demo(settings: Settings, console: Console, *, once: bool) -> None:
         SettingsError, StorageError: see ``serve``.
     """
     ready: asyncio.Future[tuple[Addresses, Application]] = asyncio.get_running_loop().create_future()
-    serving = asyncio.create_task(serve(settings, lambda *what: ready.set_result(what)))
+    serving = asyncio.create_task(serve(settings, log, lambda *what: ready.set_result(what)))
     try:
-        await asyncio.wait({serving, asyncio.ensure_future(ready)}, return_when=asyncio.FIRST_COMPLETED)
+        waited: list[asyncio.Future[Any]] = [serving, ready]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
             await serving
             return

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp
 
 from proxy import tls
 from proxy.app import Application, build_application
+from proxy.logs import RequestLog
 from proxy.settings import Settings, SettingsError
 
 KEEP_ALIVE_S = 75
@@ -115,7 +116,9 @@ def _url(scheme: str, host: str, listener: socket.socket) -> str:
     return f"{scheme}://{name}:{listener.getsockname()[1]}"
 
 
-async def serve(settings: Settings, on_ready: Callable[[Addresses, Application], None] | None = None) -> None:
+async def serve(
+    settings: Settings, log: RequestLog, on_ready: Callable[[Addresses, Application], None] | None = None
+) -> None:
     """Run until a signal (or cancellation) says stop; everything that was started has ended when this returns.
 
     Raises:
@@ -132,7 +135,7 @@ async def serve(settings: Settings, on_ready: Callable[[Addresses, Application],
         admin_url=_url("http", settings.admin.host, admin_socket),
         tls=files,
     )
-    application = await build_application(settings, addresses.base_url)
+    application = await build_application(settings, addresses.base_url, log)
     context = tls.server_context(files) if files is not None else None
     public = _server(application.public, context, settings.limits.drain_timeout_s)
     admin = _server(application.admin, None, 0.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isfinite
 from typing import NoReturn
 
@@ -113,6 +113,32 @@ def framed(parts: Iterable[bytes]) -> bytes:
     ``("ab", "c")`` from ``("a", "bc")``.
     """
     return b"".join([len(part).to_bytes(8, "big") + part for part in parts])
+
+
+def as_integer(value: JsonValue) -> JsonValue:
+    """``8.0`` as ``8`` and ``-0.0`` as ``0``; anything else, floats beyond 64 bits included, as it is."""
+    if type(value) is float and value.is_integer() and MIN_INTEGER <= value < MAX_INTEGER:
+        return int(value)
+    return value
+
+
+def as_number(value: JsonValue) -> JsonValue:
+    """``8`` as ``8.0`` where a float holds the integer exactly; anything else as it is."""
+    if type(value) is int and MIN_INTEGER <= value <= MAX_INTEGER and int(float(value)) == value:
+        return float(value)
+    return value
+
+
+def strings_in(value: JsonValue) -> Iterator[str]:
+    """Every string in a JSON value at any depth, keys left out."""
+    pending = [value]
+    for item in pending:
+        if type(item) is str:
+            yield item
+        elif type(item) is dict:
+            pending.extend(item.values())
+        elif type(item) is list:
+            pending.extend(item)
 
 
 def _refuse_foreign(value: JsonValue) -> None:

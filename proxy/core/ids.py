@@ -32,6 +32,12 @@ PredictionId = NewType("PredictionId", str)
 """Id of a prediction as a client sees it."""
 
 ID_LENGTH = 26
+
+MAX_TAGS = 10_000
+"""Scopes whose tag is remembered."""
+
+_LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
+_PAIRS = tuple(left + right for left in _LETTERS for right in _LETTERS)
 _EPOCH_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
 _MAX_MS = (1 << 40) - 1  # until October 2060
 
@@ -54,6 +60,7 @@ class IdMint:
         self._encrypt = cipher.encryptor()
         self._decrypt = cipher.decryptor()
         self._serial = entropy.randbelow(1 << 16)
+        self._tags: dict[Scope, bytes] = {}
 
     def mint(self, record_id: RecordId, scope: Scope, created_at: float) -> PredictionId:
         """A fresh id for ``scope``; ``created_at`` in epoch seconds."""
@@ -66,7 +73,7 @@ class IdMint:
             + self._serial.to_bytes(2, "big")
             + self._tag(scope)
         )
-        return PredictionId(base64.b32encode(self._encrypt.update(block)).decode().rstrip("=").lower())
+        return PredictionId(_spell(self._encrypt.update(block)))
 
     def read(self, text: str, scope: Scope) -> IdParts | None:
         """What ``text`` says to a caller of ``scope``; ``None`` for anything not minted here for that scope."""
@@ -76,7 +83,7 @@ class IdMint:
             sealed = base64.b32decode(text.upper() + "======")
         except ValueError:
             return None
-        if base64.b32encode(sealed).decode().rstrip("=").lower() != text:
+        if _spell(sealed) != text:
             return None  # spare bits set: an alias of another id
         block = self._decrypt.update(sealed)
         if not entropy.compare_digest(block[12:], self._tag(scope)):
@@ -85,7 +92,12 @@ class IdMint:
         return IdParts(record_id, (int.from_bytes(block[5:10], "big") + _EPOCH_MS) / 1000)
 
     def _tag(self, scope: Scope) -> bytes:
-        return keyed_hash(self._scope_key, scope)[:4]
+        tag = self._tags.get(scope)
+        if tag is None:
+            if len(self._tags) >= MAX_TAGS:
+                self._tags.clear()
+            tag = self._tags[scope] = keyed_hash(self._scope_key, scope)[:4]
+        return tag
 
 
 def new_record_id() -> RecordId:
@@ -95,4 +107,10 @@ def new_record_id() -> RecordId:
 
 def new_execution_id() -> str:
     """A random id for one run upstream: 26 characters, the form that Cog's documentation recommends."""
-    return base64.b32encode(entropy.token_bytes(16)).decode().rstrip("=").lower()
+    return _spell(entropy.token_bytes(16))
+
+
+def _spell(block: bytes) -> str:
+    """16 bytes in base32, lower case, without padding; by pairs of letters, since ``base64`` is slow Python."""
+    bits = int.from_bytes(block, "big") << 2
+    return "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])

@@ -1,4 +1,4 @@
-"""Prediction keys: who asks which service for which model with which input.
+"""Prediction keys: who asks which service for which model with which input. And ids for versions that have none.
 
 A key is BLAKE3 in derive-key mode over ``key_material``: every ingredient behind its length, in a fixed
 order. Nothing is concatenated bare, nothing is left out when it is empty, and there is no default for any
@@ -75,6 +75,23 @@ def key_material(ingredients: KeyIngredients) -> bytes:
         InvalidJson: ``input`` is no JSON object that ``parse_json`` could have given.
     """
     return framed([encode(ingredients) for _, encode in _ENCODERS])
+
+
+def model_version(model: str, openapi: JsonObject, revision: str) -> str:
+    """A version id for a Cog server, which has none of its own.
+
+    Args:
+        openapi: its document; ``components`` alone enters, so that a new server address or title does not.
+        revision: the operator's name for the weights. The schema stays when weights change, this must not.
+
+    Returns:
+        64 lower-case hex digits, like Replicate's version ids.
+
+    Raises:
+        InvalidJson: ``components`` is no JSON value.
+    """
+    material = framed([model.encode(), canonical_bytes(openapi.get("components")), revision.encode()])
+    return blake3.blake3(material, derive_key_context="hotplate 2026-11 model version v1").hexdigest()
 
 
 def _scope(ingredients: KeyIngredients) -> bytes:

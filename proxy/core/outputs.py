@@ -52,6 +52,7 @@ _ALIASES = {
     "audio/x-wav": "audio/wav",
     "image/x-ms-bmp": "image/bmp",
     "audio/mp3": "audio/mpeg",
+    "application/x-gzip": "application/gzip",
 }
 
 _UNSAFE_NAME = re.compile(r"[^a-z0-9._-]+")
@@ -182,6 +183,8 @@ def sniff_type(head: bytes) -> str:
     """
     if head[4:12] in (b"ftypavif", b"ftypavis"):
         return "image/avif"
+    if head.startswith(b"PK\x03\x04"):
+        return "application/zip"  # one of many things, and to tell them apart takes more than a head
     try:
         found = puremagic.from_string(head, mime=True)
     except (puremagic.PureError, ValueError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Literal
 
 import orjson
@@ -46,9 +47,15 @@ class Prediction:
         return self.status in TERMINAL
 
 
+@lru_cache(maxsize=64)
+def _format_second(second: int) -> str:
+    return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 def format_time(at: float) -> str:
     """Epoch seconds as RFC 3339 in UTC with milliseconds, e.g. ``"2026-02-01T10:00:00.120Z"``."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    second, ms = divmod(round(at * 1_000_000) // 1000, 1000)
+    return f"{_format_second(second)}.{ms:03d}Z"
 
 
 def prediction_url(base_url: str, prediction_id: str) -> str:

@@ -138,7 +138,9 @@ class Predictor:
         plan = plan_lookup(enabled=self._cache_enabled, cache_control=create.cache_control, given=create.given)
         key = None
         if isinstance(plan, Cached):
-            key = derive_key(KeyIngredients(create.scope, upstream.name, described.model, described.version, key_input))
+            # A version of a Replicate API names its model by itself, and a request may give the version alone.
+            model = "" if upstream.kind == "replicate" and described.is_pinned else described.model
+            key = derive_key(KeyIngredients(create.scope, upstream.name, model, described.version, key_input))
         return Prepared(described, plan, sent, key_input, key)
 
     async def create(self, create: Create) -> Hit | Running:

@@ -6,22 +6,20 @@ import itertools
 import secrets
 import time
 
-import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from proxy.logs import Note
+from proxy.logs import Note, RequestLog
 from proxy.metrics import Metrics
-
-_log = structlog.get_logger("hotplate.access")
 
 
 class AccessLog:
     """Gives each request its ``Note`` and its id (``X-Request-Id`` on the answer)."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | None, log: RequestLog) -> None:
         """``metrics`` is ``None`` for the admin listener, whose requests are not traffic."""
         self._app = app
         self._metrics = metrics
+        self._log = log
         self._prefix = secrets.token_hex(4)
         self._serial = itertools.count(1)
 
@@ -54,15 +52,17 @@ class AccessLog:
                     self._metrics.observe_error(note.error)
                 if note.saved_s:
                     self._metrics.saved_seconds.inc(note.saved_s)
-            _log.info(
-                "request",
-                id=request_id,
-                method=scope["method"],
-                status=status,
-                outcome=note.outcome,
-                upstream=note.upstream,
-                key=note.key,
-                error=note.error,
-                seconds=round(seconds, 6),
-                bytes=sent_bytes,
+            self._log.write(
+                time.time(),
+                {
+                    "id": request_id,
+                    "method": scope["method"],
+                    "status": status,
+                    "outcome": note.outcome,
+                    "upstream": note.upstream,
+                    "key": note.key,
+                    "error": note.error,
+                    "seconds": round(seconds, 6),
+                    "bytes": sent_bytes,
+                },
             )

@@ -101,6 +101,6 @@ def _version(described: ModelDescription) -> JsonObject:
     return {
         "id": described.version,
         "created_at": _SINCE,
-        "cog_version": None,
+        "cog_version": "unknown",
         "openapi_schema": described.openapi or {},
     }

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import orjson
 import structlog
 
-from proxy.core.errors import NotFound, UpstreamUnavailable
+from proxy.core.errors import InvalidJson, NotFound, UpstreamUnavailable
 from proxy.upstreams.base import (
     Credential,
     Job,
@@ -205,7 +205,7 @@ class CogUpstream:
             await self._book.load()
             row = await self._memory.get(self._row) if self._memory else None
             if row is not None:
-                with suppress(orjson.JSONDecodeError, TypeError, KeyError):
+                with suppress(orjson.JSONDecodeError, TypeError, KeyError, InvalidJson):
                     self._build = self._as_build(orjson.loads(row)["openapi"])
             for server_id, site in self._sites.items():
                 self._watch.begin(server_id, site.url)
@@ -227,7 +227,10 @@ class CogUpstream:
             site.build = None
             spoken = await self._client.openapi(site.url)
             if isinstance(spoken, Spoken):
-                site.build, site.setup_at = self._as_build(spoken.openapi), seen.setup_at
+                try:
+                    site.build, site.setup_at = self._as_build(spoken.openapi), seen.setup_at
+                except InvalidJson as error:
+                    return Look(Away(f"its OpenAPI document cannot be read: {error.detail}", "mute"), None)
                 await self._learn()
             elif seen.status in ("READY", "BUSY"):
                 return Look(spoken, None)

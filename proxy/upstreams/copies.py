@@ -88,6 +88,7 @@ class Copies:
         """From now on copies of ``build`` are wanted."""
         if build != self._build:
             self._build = build
+            self._breaker = Breaker()  # edited files may start where the old ones did not
             self.tend_soon()
 
     def tend_soon(self, after_s: float = 0.0) -> None:
@@ -229,7 +230,6 @@ class Copies:
         Raises:
             BootFailed, EnvironmentFailed, UpstreamUnavailable, OSError: it cannot be started.
         """
-        began_at = self._clock()
         model = await self._read_model()
         self._set_build(entry, model)
         self._enter(entry, "installing", "")
@@ -237,8 +237,8 @@ class Copies:
         if self._spec.simulated_download_s > 0:
             self._enter(entry, "downloading", f"simulated weight download, {self._spec.simulated_download_s:g} s")
             await asyncio.sleep(self._spec.simulated_download_s)
-            began_at += self._spec.simulated_download_s
         self._enter(entry, "starting", "")
+        began_at = self._clock()
         plan = CopyPlan(
             label=f"{self._spec.name}-{entry.id}",
             model_dir=self._spec.model_dir,

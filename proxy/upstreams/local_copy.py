@@ -118,7 +118,7 @@ class LocalCopy:
     async def _until_ready(self) -> None:
         pause_s = FIRST_POLL_S
         while True:
-            seen = await self._client.health(self.url)
+            seen = await self._look()
             if self._process.has_ended:
                 status = await self._process.wait()
                 if any(_PORT_TAKEN in line for line in self._process.lines()):
@@ -131,6 +131,16 @@ class LocalCopy:
                     raise BootFailed(self._told(f"its setup failed: {tail(seen.setup_logs)}"))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 1.2, LAST_POLL_S)
+
+    async def _look(self) -> Health | Away:
+        """A health check; one that nobody answers does not hide that the process has ended."""
+        look, end = asyncio.create_task(self._client.health(self.url)), asyncio.create_task(self._process.wait())
+        try:
+            await asyncio.wait({look, end}, return_when=asyncio.FIRST_COMPLETED)
+            return look.result() if look.done() else Away("its process ended", "refused")
+        finally:
+            look.cancel()
+            end.cancel()
 
     def _is_ours(self, seen: Health) -> bool:
         """Not another server that took the port between our choice and our start; that one started before ours."""

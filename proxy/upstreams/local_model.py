@@ -15,8 +15,9 @@ from pathlib import Path
 import blake3
 import orjson
 
-from proxy.core.errors import UpstreamUnavailable
+from proxy.core.errors import InvalidJson, UpstreamUnavailable
 from proxy.upstreams.cog_versions import Build, build_from_openapi
+from storage.records import JsonObject
 
 SCHEMA_FILE = Path(".cog") / "openapi_schema.json"
 LOCK_FILE = "requirements.lock"
@@ -72,11 +73,11 @@ class ModelFolder:
         schema, lock_file = self._path / SCHEMA_FILE, self._path / LOCK_FILE
         openapi = None
         if schema.is_file():
-            try:
-                openapi = orjson.loads(schema.read_bytes())
-            except orjson.JSONDecodeError as error:
-                raise UpstreamUnavailable(f"The model's {SCHEMA_FILE} is not JSON.") from error
-        build = build_from_openapi(openapi, f"{self._revision}\n{fingerprint.hex()}")
+            openapi = _read_object(schema)
+        try:
+            build = build_from_openapi(openapi, f"{self._revision}\n{fingerprint.hex()}")
+        except InvalidJson as error:
+            raise UpstreamUnavailable(f"The model's {SCHEMA_FILE} cannot be read: {error.detail}") from error
         return LocalModel(found.group(1), build, lock_file if lock_file.is_file() else None)
 
     def _hash_folder(self) -> bytes:
@@ -102,6 +103,16 @@ def _files(root: Path) -> list[str]:
             if not name.startswith(".") and not name.endswith(".pyc") and path.is_file():
                 found.append(path.relative_to(root).as_posix())
     return found
+
+
+def _read_object(path: Path) -> JsonObject:
+    try:
+        document = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError as error:
+        raise UpstreamUnavailable(f"The model's {path.name} is not JSON.") from error
+    if not isinstance(document, dict):
+        raise UpstreamUnavailable(f"The model's {path.name} is not a JSON object.")
+    return document
 
 
 def _hash_file(path: Path) -> bytes:

@@ -28,11 +28,8 @@ class RunFolder:
         Raises:
             OSError: ``root`` cannot be written to.
         """
-        root.mkdir(parents=True, exist_ok=True)
-        for lock_path in root.glob("*.lock"):
-            held = _lock(lock_path)
-            if held is not None:
-                cls(lock_path.with_suffix(""), lock_path, held).close()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sweep(root)
         while True:
             path = root / secrets.token_hex(6)
             lock_path = path.with_suffix(".lock")
@@ -47,6 +44,14 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock_path.unlink(missing_ok=True)
         os.close(self._held)
+
+
+def sweep(root: Path) -> None:
+    """Remove what processes that were killed left in ``root``; nothing happens if there is no such folder."""
+    for lock_path in root.glob("*.lock"):
+        held = _lock(lock_path)
+        if held is not None:
+            RunFolder(lock_path.with_suffix(""), lock_path, held).close()
 
 
 def _lock(path: Path) -> int | None:

@@ -140,7 +140,7 @@ class Watch:
         async with link.lock:
             if self._links.get(server_id) is not link:
                 return
-            look = await self._looker(server_id)
+            look = await self._ask(server_id)
             server = self._pool.server(server_id)
             if server is None or self._links.get(server_id) is not link:
                 return
@@ -160,9 +160,18 @@ class Watch:
             if server.is_up and link.lost.done():
                 link.lost = asyncio.get_running_loop().create_future()
             if type(after) is not type(before):
+                link.wake.set()  # the next look is due at another time now
                 reason = {"reason": after.reason} if isinstance(after, Ejected) else {}
                 _log.info("server_state", server=server_id, state=type(after).__name__.lower(), **reason)
         self._changed()
+
+    async def _ask(self, server_id: str) -> Look:
+        try:
+            return await self._looker(server_id)
+        except Exception:
+            # Whatever a server says, its task must live on: without it the server would keep its state for ever.
+            _log.exception("look_failed", server=server_id)
+            return Look(Away("it cannot be looked at", "mute"), None)
 
     def _hasten(self, link: _Link, delay_s: float) -> None:
         link.next_at = min(link.next_at, self._clock() + delay_s)

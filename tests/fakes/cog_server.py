@@ -11,7 +11,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -75,7 +75,6 @@ class FakeCog:
     _ends: dict[str, asyncio.Event] = field(default_factory=dict)
     _server: asyncio.Server | None = None
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
-    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def url(self) -> str:
@@ -106,15 +105,6 @@ class FakeCog:
         """Let held runs of that prompt succeed."""
         self._end(prompt).set()
 
-    async def wait_until(self, condition: Any) -> None:
-        """Until ``condition()`` holds, looking again whenever something happens here."""
-        async with asyncio.timeout(20):
-            while not condition():
-                self._news.clear()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(0.05):
-                        await self._news.wait()
-
     # -- the wire ----------------------------------------------------------------------------------
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -134,7 +124,6 @@ class FakeCog:
         finally:
             self._writers.discard(writer)
             writer.close()
-            self._news.set()
 
     async def _answer(self, method: str, path: str, writer: asyncio.StreamWriter) -> None:
         if path == "/health-check":
@@ -177,7 +166,6 @@ class FakeCog:
         self._running[run_id] = wants_end
         self.taken.append(run_id)
         self.prompts.append(prompt)
-        self._news.set()
         try:
             status, answer = await self._run(run_id, prompt, wants_end, reader)
         finally:
@@ -285,6 +273,16 @@ def _reset(writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
+
+
+async def until(condition: Callable[[], bool | Awaitable[bool]], timeout_s: float = 30.0) -> None:
+    """Wait for what no event tells: a state inside the object under test, or of another process."""
+    async with asyncio.timeout(timeout_s):
+        while True:
+            holds = condition()
+            if holds if isinstance(holds, bool) else await holds:
+                return
+            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

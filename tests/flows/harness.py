@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,14 @@ class ProxyProcess:
     Attributes:
         data_dir: survives a restart.
         public_url, admin_url: where it listens.
-        log: its log lines so far, parsed.
+        log_file: what it writes to standard error.
     """
 
     process: subprocess.Popen[bytes]
     data_dir: Path
+    log_file: Path
     public_url: str = ""
     admin_url: str = ""
-    log: list[dict[str, Any]] = field(default_factory=list)
-    _reader: threading.Thread | None = None
 
     @property
     def pid(self) -> int:
@@ -55,12 +54,17 @@ class ProxyProcess:
         """Send a signal and wait for the end; the exit status."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
-        status = self.process.wait(STOP_TIMEOUT_S)
-        if self._reader is not None:
-            self._reader.join(STOP_TIMEOUT_S)
-        if self.process.stderr is not None:
-            self.process.stderr.close()
-        return status
+        return self.process.wait(STOP_TIMEOUT_S)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Its log lines so far; what is no JSON stands under ``text``."""
+        lines: list[dict[str, Any]] = []
+        for line in self.log_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                lines.append({"event": "not_json", "text": line})
+        return lines
 
     def runs(self) -> float:
         """How many runs of models it has made since its start, by its own metrics."""
@@ -68,26 +72,18 @@ class ProxyProcess:
         lines = [line for line in text.splitlines() if line.startswith("hotplate_upstream_runs_total{")]
         return sum(float(line.rpartition(" ")[2]) for line in lines)
 
-    def _read_log(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            try:
-                self.log.append(json.loads(line))
-            except ValueError:
-                self.log.append({"event": "not_json", "text": line.decode(errors="replace")})
-
     def _wait_until_serving(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
-            for line in list(self.log):
+            for line in self.log():
                 if line.get("event") == "serving":
                     self.public_url, self.admin_url = line["public"], line["admin"]
                     return
             if self.process.poll() is not None:
                 break
             time.sleep(0.02)
-        self.process.kill()
-        raise AssertionError(f"the proxy did not start: {self.log}")
+        self.stop(signal.SIGKILL)
+        raise AssertionError(f"the proxy did not start: {self.log()}")
 
 
 def local_config(**upstream: Any) -> str:
@@ -115,22 +111,19 @@ def start_proxy(
     config_file = data_dir.parent / f"{data_dir.name}.toml"
     config_file.write_text(config, encoding="utf-8")
     command = [sys.executable, "-m", "proxy", "serve", "--config", str(config_file), "--port", "0", "--admin-port", "0"]
-    process = subprocess.Popen(
-        [*command, *(["--tls"] if tls else [])],
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith(("HOTPLATE_", "REPLICATE_"))},
-            "HOTPLATE_DATA_DIR": str(data_dir),
-            "HOTPLATE_LOG__FORMAT": "json",
-            **(environment or {}),
-        },
-    )
-    proxy = ProxyProcess(process, data_dir)
-    proxy._reader = threading.Thread(target=proxy._read_log, daemon=True)
-    proxy._reader.start()
+    log_file = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("HOTPLATE_", "REPLICATE_"))}
+    own = {"HOTPLATE_DATA_DIR": str(data_dir), "HOTPLATE_LOG__FORMAT": "json"}
+    with log_file.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*command, *(["--tls"] if tls else [])],
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env={**bare, **own, **(environment or {})},
+        )
+    proxy = ProxyProcess(process, data_dir, log_file)
     proxy._wait_until_serving()
     return proxy
 

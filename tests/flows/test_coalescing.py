@@ -16,6 +16,11 @@ CREATE = f"/v1/models/{README_MODEL}/predictions"
 WAIT = {"Prefer": "wait"}
 
 
+def slow(seconds: float, tag: str) -> dict[str, Any]:
+    """A create request for a picture that takes longer by ``seconds``; ``tag`` tells one test's from another's."""
+    return {"input": {"prompt": f"fault:slow:{seconds}", "negative_prompt": tag, **SMALL}}
+
+
 def client(proxy: ProxyProcess) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=None)
     return httpx.AsyncClient(base_url=proxy.public_url, timeout=60, limits=limits, trust_env=False)
@@ -32,7 +37,7 @@ async def settled(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[s
 
 
 async def test_hundred_identical_requests_make_one_run(proxy: ProxyProcess) -> None:
-    given = {"input": {"prompt": "fault:slow:0.5 a hundred at once", **SMALL}}
+    given = slow(0.5, "a hundred at once")
     runs = proxy.runs()
     async with client(proxy) as http:
         answers = await asyncio.gather(*(http.post(CREATE, json=given, headers=WAIT) for _ in range(100)))
@@ -50,7 +55,7 @@ async def test_hundred_identical_requests_make_one_run(proxy: ProxyProcess) -> N
 
 
 async def test_callers_that_leave_spoil_nothing_the_first_one_included(proxy: ProxyProcess) -> None:
-    given = {"input": {"prompt": "fault:slow:1 some leave", **SMALL}}
+    given = slow(1, "some leave")
     runs = proxy.runs()
     async with client(proxy) as http:
         first = asyncio.create_task(http.post(CREATE, json=given, headers=WAIT))
@@ -65,7 +70,7 @@ async def test_callers_that_leave_spoil_nothing_the_first_one_included(proxy: Pr
 
 
 async def test_result_is_kept_when_every_caller_has_left(proxy: ProxyProcess) -> None:
-    given = {"input": {"prompt": "fault:slow:0.5 all leave", **SMALL}}
+    given = slow(0.5, "all leave")
     runs = proxy.runs()
     async with client(proxy) as http:
         leaving = asyncio.create_task(http.post(CREATE, json=given, headers=WAIT))
@@ -82,7 +87,7 @@ async def test_result_is_kept_when_every_caller_has_left(proxy: ProxyProcess) ->
 
 
 async def test_cancelling_one_sharer_leaves_the_others_alone(proxy: ProxyProcess) -> None:
-    given = {"input": {"prompt": "fault:slow:1 one cancels", **SMALL}}
+    given = slow(1, "one cancels")
     async with client(proxy) as http:
         first, second = [(await http.post(CREATE, json=given)).json() for _ in range(2)]
         assert first["status"] == second["status"] == "starting"
@@ -94,20 +99,19 @@ async def test_cancelling_one_sharer_leaves_the_others_alone(proxy: ProxyProcess
 
 
 async def test_cancelling_every_sharer_ends_the_run_and_the_next_request_starts_afresh(proxy: ProxyProcess) -> None:
-    given = {"input": {"prompt": "fault:slow:2 all cancel", **SMALL}}
+    given = slow(2, "all cancel")
     async with client(proxy) as http:
         created = [(await http.post(CREATE, json=given)).json() for _ in range(2)]
         for prediction in created:
             await http.post(prediction["urls"]["cancel"])
         assert {(await settled(http, prediction))["status"] for prediction in created} == {"canceled"}
-        afresh = {"input": {**given["input"], "prompt": "fault:slow:2 all cancel"}}
-        answer = await http.post(CREATE, json=afresh, headers=WAIT)
+        answer = await http.post(CREATE, json=given, headers=WAIT)
     assert answer.json()["status"] == "succeeded"
     assert "hit" not in answer.headers["cache-status"]
 
 
 async def test_wait_that_runs_out_says_starting_and_the_prediction_goes_on(proxy: ProxyProcess) -> None:
-    given = {"input": {"prompt": "fault:slow:2 short wait", **SMALL}}
+    given = slow(2, "short wait")
     async with client(proxy) as http:
         answer = await http.post(CREATE, json=given, headers={"Prefer": "wait=1"})
         assert (answer.status_code, answer.json()["status"], answer.json()["output"]) == (202, "starting", None)

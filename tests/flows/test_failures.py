@@ -30,7 +30,7 @@ def draw(http: httpx.Client, prompt: str) -> tuple[dict[str, Any], str]:
     ("prompt", "says"),
     [
         ("fault:raise", "the model failed on purpose"),
-        ("fault:crash", "crash"),
+        ("fault:crash", "lost during the run, twice"),
         ("fault:hang", "deadline"),
     ],
 )
@@ -65,9 +65,11 @@ def test_model_that_cannot_start_fails_with_its_own_words(tmp_path: Path) -> Non
 
 def test_failed_prediction_is_remembered_over_a_restart(tmp_path: Path) -> None:
     config = local_config(environment={"HOTPLATE_DEMO_FAULTS": "1"})
-    with running_proxy(tmp_path / "data", config) as proxy:
-        with httpx.Client(base_url=proxy.public_url, timeout=110, trust_env=False) as http:
-            prediction, _ = draw(http, "fault:raise")
+    with (
+        running_proxy(tmp_path / "data", config) as proxy,
+        httpx.Client(base_url=proxy.public_url, timeout=110, trust_env=False) as http,
+    ):
+        prediction, _ = draw(http, "fault:raise")
     with running_proxy(tmp_path / "data", config) as proxy:
         url = f"{proxy.public_url}/v1/predictions/{prediction['id']}"
         again = httpx.get(url, trust_env=False).json()

@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-import replicate
 from PIL import Image
+from replicate.client import Client
 from replicate.exceptions import ReplicateError
 
 from loadtests.fake_model.catalog import find_model
@@ -314,7 +314,7 @@ def test_own_accounts_replace_the_usual_ones() -> None:
 
 
 def test_real_client_runs_against_it(fake: FakeModel) -> None:
-    client = replicate.Client(api_token=ALICE, base_url=fake.base_url.removesuffix("/v1"))
+    client = Client(api_token=ALICE, base_url=fake.base_url.removesuffix("/v1"))
     official = client.run("acme/pixel", input={"prompt": "a red fox"})
     pinned = client.run(f"painters/brush:{VERSION}", input={"prompt": "a red fox"})
     for output in (official, pinned):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import gzip
 import io
 import zipfile
 from typing import Any
@@ -247,6 +248,8 @@ def test_picture_is_known_by_its_bytes(content_type: str) -> None:
         (b'{"a": 1}', "application/json"),
         (b"%PDF-1.7\n", "application/pdf"),
         (zipped(), "application/zip"),
+        (gzip.compress(b"words"), "application/gzip"),
+        (b"RIFF\x24\x08\x00\x00WAVEfmt ", "audio/wav"),
         (b"ID3\x04\x00\x00\x00\x00\x00\x00", "audio/mpeg"),
         (b"\x00\x00\x00\x18ftypmp42\x00\x00\x00\x00mp42isom", "video/mp4"),
         (b"", UNKNOWN_TYPE),

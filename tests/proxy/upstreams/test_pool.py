@@ -256,12 +256,12 @@ def test_looks_grow_rarer_and_never_stop(state: State) -> None:
 # -- how many copies -----------------------------------------------------------------------------------
 
 
-def plan(*copies: CopyView, waiting: int = 0, head: float = 0.0, most: int = 3, may_start: bool = True) -> tuple[int, set[str]]:
+def plan(*copies: CopyView, waiting: int = 0, head: float = 0.0, may_start: bool = True) -> tuple[int, set[str]]:
     decided = plan_fleet(
         copies,
         waiting=waiting,
         head_waited_s=head,
-        max_copies=most,
+        max_copies=3,
         idle_timeout_s=60.0,
         last_boot_s=5.0,
         may_start=may_start,
@@ -301,7 +301,8 @@ def test_copies_are_started_when_runs_pile_up_and_there_is_room(
 
 def test_idle_and_outdated_copies_are_stopped_and_working_ones_are_not() -> None:
     assert plan(WORKING, IDLE, TIRED)[1] == {"t"}
-    assert plan(OLD, CopyView("p", "idle", is_outdated=True), CopyView("q", "coming", is_outdated=True))[1] == {"p", "q"}
+    outdated = [CopyView("p", "idle", is_outdated=True), CopyView("q", "coming", is_outdated=True)]
+    assert plan(OLD, *outdated)[1] == {"p", "q"}
 
 
 def test_the_plan_says_when_to_look_again() -> None:

@@ -23,6 +23,7 @@ from proxy.core.errors import (
 from proxy.core.outputs import OutputAccess
 from proxy.upstreams import replicate_client
 from proxy.upstreams.base import Credential, Job, ModelTarget, Outcome, Progress, Upstream, Verdict
+from proxy.upstreams.egress import Egress
 from proxy.upstreams.http import AiohttpTransport
 from proxy.upstreams.polling import CAP_S, FIRST_S, MAX_FAILURES, MAX_REFUSALS
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
@@ -336,6 +337,18 @@ class TestRun:
     @pytest.mark.parametrize(("model", "shape"), [("single", str), ("nested", dict), ("teller", list)])
     async def test_output_keeps_its_shape(self, fake: FakeModel, model: str, shape: type) -> None:
         assert isinstance((await run(live(fake), make_job(ModelTarget("acme", model), 5))).output, shape)
+
+    async def test_outputs_can_be_fetched_where_the_operator_named_their_origin(self, fake: FakeModel) -> None:
+        spec = ReplicateSpec("r", fake.base_url, output_origins=(fake.delivery_origin,))
+        upstream, egress = ReplicateUpstream(spec, MemoryKeyValue()), Egress()
+        (url,) = (await run(upstream, make_job(wants_s=5))).output
+        async with egress.open(url, upstream.output_access, max_bytes=10_000) as fetched:
+            content = b"".join([chunk async for chunk in fetched.chunks])
+        assert content.startswith(b"\x89PNG")
+        assert fetched.headers["content-type"] == "image/png"
+        assert fetched.expected_bytes == len(content)
+        assert fake.counters()["output_credentials"] == fake.counters()["cookies"] == 0
+        await egress.aclose()
 
     async def test_failed_run_is_an_outcome(self, fake: FakeModel) -> None:
         outcome = await run(live(fake), make_job(ModelTarget("acme", "failing"), 5))

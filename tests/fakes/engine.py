@@ -1,0 +1,163 @@
+"""The engine put together over doubles: what ``proxy.app`` builds, without network, disk and clock."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any, Literal
+
+from PIL import Image
+
+from proxy.core.addresses import AddressBook
+from proxy.core.ids import IdMint
+from proxy.core.secrets import Secrets
+from proxy.engine.coalescer import Coalescer
+from proxy.engine.credentials import Gatekeeper
+from proxy.engine.ingestor import IngestCounters, Ingestor
+from proxy.engine.journal import Journal
+from proxy.engine.predictor import Create, Hit, Predictor
+from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.renderer import Renderer
+from proxy.engine.spool import Spool
+from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
+from storage.opening import Storage
+from storage.records import JsonObject
+from storage.results import ResultStore
+from tests.fakes.clock import ManualClock
+from tests.fakes.stores import MemoryActionCache, MemoryContentStore, MemoryKeyValue, memory_storage
+from tests.fakes.upstreams import DELIVERY, FakeEgress, ScriptedUpstream
+
+BASE = "https://images.example.com"
+TOKEN = "r8_" + "m" * 37
+OTHER_TOKEN = "r8_" + "y" * 37
+
+
+def png(color: str = "red", size: int = 16) -> bytes:
+    """A small real PNG."""
+    body = io.BytesIO()
+    Image.new("RGB", (size, size), color).save(body, "PNG")
+    return body.getvalue()
+
+
+class Engine:
+    """Everything around a ``Predictor``; ``restarted`` gives another one over the same stores and secret."""
+
+    def __init__(
+        self,
+        *,
+        storage: Storage | None = None,
+        clock: ManualClock | None = None,
+        base_url: str = BASE,
+        output_urls: Literal["auto", "url", "data"] = "auto",
+        own_tokens: tuple[str, ...] = (),
+        cache_enabled: bool = True,
+        spool_bytes: int = 2**20,
+        output_max_bytes: int = 2**20,
+    ) -> None:
+        self._options: dict[str, Any] = {
+            "base_url": base_url,
+            "output_urls": output_urls,
+            "own_tokens": own_tokens,
+            "cache_enabled": cache_enabled,
+            "spool_bytes": spool_bytes,
+            "output_max_bytes": output_max_bytes,
+        }
+        self.clock = clock or ManualClock()
+        # No memory in front of the stores: what a test does to them is seen at once.
+        self.storage = storage or memory_storage(memory_bytes=0, clock=self.clock)
+        self.secrets = Secrets.derive(b"s" * 32)
+        self.egress = FakeEgress()
+        self.egress.serve(f"{DELIVERY}/out-0.png", png())
+        self.upstream = ScriptedUpstream(self.clock)
+        self.spool = Spool(spool_bytes, self.clock)
+        self.addresses = AddressBook(self.secrets)
+        self.coalescer = Coalescer()
+        self.journal = Journal(self.storage.ledger)
+        self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
+        self.recent = RecentPredictions(self.clock)
+        self.runs: list[Outcome] = []
+        self.spooled = self.left = 0
+        self.renderer = Renderer(
+            base_url, output_urls, 2**20, self.addresses, self.storage.blobs, self.spool, memory_bytes=2**20
+        )
+        self.ingestor = Ingestor(
+            self.storage.blobs,
+            self.spool,
+            self.egress,  # type: ignore[arg-type]
+            output_max_bytes,
+            IngestCounters(spooled=self._count_spooled, left=self._count_left),
+        )
+        self.predictor = Predictor(
+            results=self.storage.results,
+            coalescer=self.coalescer,
+            ingestor=self.ingestor,
+            renderer=self.renderer,
+            gatekeeper=self.gatekeeper,
+            mint=IdMint(self.secrets),
+            recent=self.recent,
+            journal=self.journal,
+            cache_enabled=cache_enabled,
+            observe_run=lambda name, outcome: self.runs.append(outcome),
+            now=self.clock,
+        )
+
+    @property
+    def actions(self) -> MemoryActionCache:
+        assert isinstance(self.storage.actions, MemoryActionCache)
+        return self.storage.actions
+
+    @property
+    def blobs(self) -> MemoryContentStore:
+        assert isinstance(self.storage.blobs, MemoryContentStore)
+        return self.storage.blobs
+
+    @property
+    def ledger(self) -> MemoryKeyValue:
+        assert isinstance(self.storage.ledger, MemoryKeyValue)
+        return self.storage.ledger
+
+    async def restarted(self, **options: Any) -> Engine:
+        """A new process over the same stores, clock and secret; memory is empty, runs on their way are lost."""
+        await self.journal.drain()
+        results = ResultStore(self.storage.actions, self.storage.blobs, self.storage.counters, memory_bytes=0)
+        storage = replace(self.storage, results=results)
+        return Engine(storage=storage, clock=self.clock, **{**self._options, **options})
+
+    def request(
+        self,
+        given: JsonObject | None = None,
+        *,
+        token: str | None = TOKEN,
+        cache_control: str | None = None,
+        upstream: Upstream | None = None,
+        wants_s: float = 0.0,
+    ) -> Create:
+        """A create request, resolved."""
+        asked = upstream or self.upstream
+        credential = Credential(token) if token is not None else None
+        return Create(
+            upstream=asked,
+            target=ModelTarget("acme", "pixel"),
+            given={"prompt": "a red fox"} if given is None else given,
+            credential=credential,
+            scope=self.gatekeeper.scope_of(asked, credential),
+            cache_control=cache_control,
+            wants_s=wants_s,
+        )
+
+    async def create(self, given: JsonObject | None = None, **how: Any) -> Hit | Running:
+        """Create a prediction."""
+        return await self.predictor.create(self.request(given, **how))
+
+    async def run(self, given: JsonObject | None = None, **how: Any) -> Running:
+        """Create a prediction that must be a miss, and wait for its end."""
+        entry = await self.create(given, **how)
+        assert isinstance(entry, Running)
+        await entry.flight.finished(10)
+        return entry
+
+    def _count_spooled(self) -> None:
+        self.spooled += 1
+
+    def _count_left(self) -> None:
+        self.left += 1
