@@ -21,8 +21,8 @@ from proxy.core.errors import InvalidJson
 from storage.records import JsonObject, JsonValue
 
 MAX_DEPTH = 64
-"""Arrays and objects inside one another. Model inputs nest three or four deep; the deepest reader here
-(orjson's writer) ends at 254, the interpreter's own recursion near 1,000."""
+"""Arrays and objects inside one another. Model inputs nest three or four deep; what reads and writes them later
+ends at 254 (orjson's writer) or near 1,000 (the interpreter's own recursion)."""
 
 MIN_INTEGER = -(2**63)
 MAX_INTEGER = 2**64 - 1

@@ -247,13 +247,17 @@ class Copies:
             run_dir=await self._run_dir(),
             environment=dict(self._spec.environment),
         )
-        entry.copy = await LocalCopy.start(plan, self._client, self._spec.boot_deadline_s)
+
+        def on_spawn(copy: LocalCopy) -> None:
+            entry.copy = copy
+
+        copy = await LocalCopy.start(plan, self._client, self._spec.boot_deadline_s, on_spawn)
         # The files may have changed while it was reading them; what it loaded is known only if they did not.
         self._set_build(entry, await self._read_model())
         self._breaker.succeed()
         self._last_boot_s = self._clock() - began_at
         self._enter(entry, "ready", f"in {self._last_boot_s:.1f} s")
-        self._watch.begin(entry.id, entry.copy.url)
+        self._watch.begin(entry.id, copy.url)
         self._pool.update(entry.id, Serving(), self._clock())
         self._dispatcher.pump()
 
@@ -278,5 +282,6 @@ class Copies:
         self._tell(entry.id, phase, detail)
 
     def _tell(self, copy_id: str, phase: CopyPhase, detail: str) -> None:
-        _log.info("copy", upstream=self._spec.name, copy=copy_id, phase=phase, detail=detail[:200])
+        log = _log.debug if phase == "installing" else _log.info
+        log("copy", upstream=self._spec.name, copy=copy_id, phase=phase, detail=detail[:200])
         self._on_event(CopyEvent(self._now(), copy_id, phase, detail))

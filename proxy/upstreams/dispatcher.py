@@ -5,9 +5,8 @@ What it promises:
 - A run goes to one server at a time. It is asked again elsewhere once, and only when its first server was lost under
   it; then it goes first. A server that surely did not take it does not count as asked.
 - It never sends a server more than it has slots, and nobody outside ever sees a 409.
-- Only the engine's cancelling ends a run early. One in line is dropped; one at a server is cancelled there, in the
-  background, and its slot is free again when the server has let go of it. A server that does not let go in
-  ``LET_GO_S`` is ejected.
+- Only the engine's cancelling ends a run early. One in line is dropped; one at a server is cancelled there
+  (``settling``).
 
 A run about to be sent looks at its server first when the last look is not fresh. So a server that was restarted with
 another build meanwhile is noticed before it answers.
@@ -17,7 +16,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -28,10 +28,13 @@ from proxy.upstreams.base import Job, Outcome, Progress
 from proxy.upstreams.cog_client import CogClient
 from proxy.upstreams.cog_wire import Answer, Busy, Declined, Finished, Lost, NotReady, Unreached, tail
 from proxy.upstreams.pool import Pool, Serving, Ticket
+from proxy.upstreams.settling import Settling
 from proxy.upstreams.watch import Watch
 
 MAX_ATTEMPTS = 2
-LET_GO_S = 5.0
+
+LOOK_FIRST_S = 1.0
+"""How long a run waits for a look at its server before it is sent: a slow health check is no reason to stand still."""
 
 TAKEN_AFTER_S = 0.015
 """A server refuses at once: a request still open after this has been taken."""
@@ -110,7 +113,8 @@ class Dispatcher:
         self._clock = clock
         self._on_change = on_change
         self._runs: dict[Ticket, _Run] = {}
-        self._background: set[asyncio.Task[Any]] = set()
+        self._settling = Settling(pool, watch, client, clock=clock, changed=self.pump)
+        self._is_closed = False
 
     async def run(self, job: Job, build: str, report: Callable[[Progress], None]) -> Outcome:
         """Run ``job`` on a server of ``build``, to its end; see ``Upstream.run``."""
@@ -127,6 +131,9 @@ class Dispatcher:
 
     def pump(self) -> None:
         """Hand out free slots, and tell those in line how it stands. To be called after every change."""
+        if self._is_closed:
+            self.fail_waiting("The proxy is shutting down.")
+            return
         for ticket in self._pool.place(self._clock()):
             _resolve(self._runs[ticket].turn, None)
         failed_setup = self._pool.failed_setup()
@@ -141,18 +148,20 @@ class Dispatcher:
                 self._show(run, "booting" if self._pool.is_booting else "queued")
         self._on_change()
 
+    def close(self) -> None:
+        """From now on nobody waits any more: what is in line, or would be, fails."""
+        self._is_closed = True
+        self.pump()
+
     def fail_waiting(self, error: str) -> None:
         """Everybody in line ends as failed."""
         for ticket in self._pool.waiting():
             _resolve(self._runs[ticket].turn, error)
 
     async def aclose(self) -> None:
-        """Wait for cancelled runs to be let go of, for a bounded time."""
-        if self._background:
-            _, late = await asyncio.wait(self._background, timeout=LET_GO_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        """Close, and wait for cancelled runs to be let go of, for a bounded time."""
+        self.close()
+        await self._settling.aclose()
 
     # -- one run -----------------------------------------------------------------------------------
 
@@ -215,7 +224,9 @@ class Dispatcher:
         server_id = run.ticket.server_id
         assert server_id is not None
         if not self._watch.is_fresh(server_id):
-            await self._watch.look(server_id, for_a_run=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_FIRST_S):
+                    await self._watch.look(server_id, for_a_run=True)
         if not self._is_usable(run):
             return NotReady()
         for bounce in itertools.count():
@@ -250,7 +261,7 @@ class Dispatcher:
                 self._show(run, "processing")
                 done, _ = await self._first_of(post, lost, expires_at)
         except asyncio.CancelledError:
-            self._let_go(run, server_id, url, post)
+            self._let_go(run, server_id, post)
             raise
         if post in done:
             answer = post.result()
@@ -259,10 +270,17 @@ class Dispatcher:
             return answer
         run.attempts, run.expires_at = run.attempts + 1, expires_at
         if lost in done:
-            self._in_background(_drop(post))
+            self._settling.drop(post)
             return Lost(lost.result())
-        self._let_go(run, server_id, url, post)
+        self._let_go(run, server_id, post)
         return Expired()
+
+    def _let_go(self, run: _Run, server_id: str, post: asyncio.Task[Answer]) -> None:
+        if self._watch.is_kept(server_id):
+            run.ticket.server_id = None  # the slot is the other's now
+            self._settling.cancel(run.job.id, server_id, post)
+        else:
+            self._settling.drop(post)
 
     async def _first_of(
         self, post: asyncio.Task[Answer], lost: asyncio.Future[str], expires_at: float, at_most_s: float = float("inf")
@@ -270,30 +288,6 @@ class Dispatcher:
         timeout_s = max(0.0, min(expires_at - self._clock(), at_most_s))
         awaited: set[asyncio.Future[Any]] = {post, lost}
         return await asyncio.wait(awaited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
-    # -- letting go of a run that is not wanted any more -------------------------------------------
-
-    def _let_go(self, run: _Run, server_id: str, url: str, post: asyncio.Task[Answer]) -> None:
-        run.ticket.server_id = None  # the slot is the background task's now
-        self._in_background(self._settle(run.job.id, server_id, url, post))
-
-    async def _settle(self, run_id: str, server_id: str, url: str, post: asyncio.Task[Answer]) -> None:
-        try:
-            await self._client.cancel(url, run_id)
-            await asyncio.wait({post}, timeout=LET_GO_S)
-            if not post.done():
-                self._watch.eject(server_id, "it did not let go of a cancelled run")
-            elif isinstance(answer := post.result(), Lost | Unreached):
-                self._watch.eject(server_id, answer.reason)
-        finally:
-            self._pool.vacate(server_id, self._clock())
-            self.pump()
-            await _drop(post)
-
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
     # -- what is told ------------------------------------------------------------------------------
 
@@ -354,8 +348,3 @@ def _future() -> asyncio.Future[_Turn]:
 def _resolve(turn: asyncio.Future[_Turn], how: _Turn) -> None:
     if not turn.done():
         turn.set_result(how)
-
-
-async def _drop(post: asyncio.Task[Answer]) -> None:
-    post.cancel()
-    await asyncio.wait({post})

@@ -93,6 +93,7 @@ class LocalCog:
         self._read_at = float("-inf")
         self._book = VersionBook(spec.name, pinned=spec.version, memory=memory)
         self._is_loaded = False
+        self._sweeps: set[asyncio.Future[None]] = set()
         self._client = client or CogClient()
         self._pool = Pool(spec.queue_limit)
         self._watch = Watch(self._pool, self._look, clock=clock, changed=lambda: self._dispatcher.pump())
@@ -136,7 +137,7 @@ class LocalCog:
         try:
             outcome = await self._dispatcher.run(job, self._book.build_of(job.version) or model.build.id, report)
         finally:
-            await _remove_scratch(job.id)
+            self._sweep(job.id)
         if outcome.status == "succeeded":
             await self._book.keep(job.target.model)
         return outcome
@@ -160,10 +161,12 @@ class LocalCog:
 
     async def aclose(self) -> None:
         """End every child and wait for it."""
+        self._dispatcher.close()
         await self._copies.aclose()
         await self._dispatcher.aclose()
         await self._watch.aclose()
         await self._client.aclose()
+        await asyncio.gather(*self._sweeps)
 
     # -- beyond the Protocol -----------------------------------------------------------------------
 
@@ -198,11 +201,13 @@ class LocalCog:
             self._model, self._read_at = model, self._clock()
             return model
 
+    def _sweep(self, run_id: str) -> None:
+        """Remove what coglet left of a run; nobody waits for that."""
+        if _PLAIN_ID.fullmatch(run_id):
+            sweep = asyncio.ensure_future(asyncio.to_thread(shutil.rmtree, SCRATCH / run_id, ignore_errors=True))
+            self._sweeps.add(sweep)
+            sweep.add_done_callback(self._sweeps.discard)
+
     async def _look(self, server_id: str) -> Look:
         server = self._pool.server(server_id)
         return Look(await self._client.health(self._watch.url(server_id)), server.build if server else None)
-
-
-async def _remove_scratch(run_id: str) -> None:
-    if _PLAIN_ID.fullmatch(run_id):
-        await asyncio.to_thread(shutil.rmtree, SCRATCH / run_id, ignore_errors=True)

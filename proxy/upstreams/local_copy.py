@@ -8,7 +8,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -67,14 +67,17 @@ class LocalCopy:
         self._started_at = time.time()
 
     @classmethod
-    async def start(cls, plan: CopyPlan, client: CogClient, boot_deadline_s: float) -> LocalCopy:
-        """Start a copy and wait until it is ready.
+    async def start(
+        cls, plan: CopyPlan, client: CogClient, boot_deadline_s: float, on_spawn: Callable[[LocalCopy], None]
+    ) -> LocalCopy:
+        """Start a copy and wait until it is ready; ``on_spawn`` gets it as soon as it has a process.
 
         Raises:
             BootFailed: it is not, and has been ended.
         """
         for _ in range(PORT_TRIES):
             copy = await cls._spawn(plan, client)
+            on_spawn(copy)
             try:
                 async with asyncio.timeout(boot_deadline_s):
                     await copy._until_ready()

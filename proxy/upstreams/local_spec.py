@@ -56,7 +56,7 @@ class CopyEvent:
 
 @dataclass(frozen=True, slots=True)
 class CopyState:
-    """A copy as it is now; port and pid are 0 until it is ready. ``pid`` leads its process group and session."""
+    """A copy as it is now; port and pid are 0 until it has a process. ``pid`` leads its process group and session."""
 
     id: str
     port: int

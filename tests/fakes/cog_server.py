@@ -260,6 +260,8 @@ async def _gone(reader: asyncio.StreamReader) -> None:
 
 
 async def _send(writer: asyncio.StreamWriter, status: int, body: Any) -> None:
+    if writer.is_closing():
+        return
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     kind = b"text/plain" if isinstance(body, bytes) else b"application/json"
     head = b"HTTP/1.1 %d X\r\ncontent-type: %s\r\ncontent-length: %d\r\n\r\n" % (status, kind, len(content))

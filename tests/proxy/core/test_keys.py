@@ -19,7 +19,7 @@ from unittest.mock import patch
 import blake3
 import orjson
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from proxy.core import keys, schemas
@@ -29,6 +29,8 @@ from proxy.core.keys import KEY_VERSION, KeyIngredients, derive_key, key_context
 from proxy.core.schemas import InputSchema, normalise_input, parse_schema
 from storage.digest import Digest, PredictionKey, Scope, hash_bytes
 from storage.records import JsonPath
+
+STEADY = settings(deadline=None)  # a busy machine is no failure
 
 VECTORS = Path(__file__).parents[3] / "tests" / "vectors" / "keys.json"
 
@@ -620,6 +622,7 @@ def identity(ingredients: KeyIngredients) -> tuple[Any, ...]:
     return (ingredients.scope, texts, canonical_bytes(ingredients.input), sorted(ingredients.files))
 
 
+@STEADY
 @given(all_ingredients(), all_ingredients())
 def test_two_scopes_never_share_a_key(left: KeyIngredients, right: KeyIngredients) -> None:
     assume(left.scope != right.scope)
@@ -629,6 +632,7 @@ def test_two_scopes_never_share_a_key(left: KeyIngredients, right: KeyIngredient
     )
 
 
+@STEADY
 @given(all_ingredients(), all_ingredients(), st.data())
 def test_keys_are_equal_only_if_everything_is(left: KeyIngredients, right: KeyIngredients, data: st.DataObject) -> None:
     names = ("scope", "upstream", "model", "version")
@@ -642,6 +646,7 @@ def test_keys_are_equal_only_if_everything_is(left: KeyIngredients, right: KeyIn
     assert len(derive_key(mixed)) == 32
 
 
+@STEADY
 @given(all_ingredients(), st.randoms())
 def test_order_of_members_and_files_does_not_matter(ingredients: KeyIngredients, random: Any) -> None:
     members, files = list(ingredients.input.items()), list(ingredients.files)

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from proxy.core.errors import InputInvalid, NotFound, Overloaded, UpstreamUnavailable
-from proxy.upstreams import dispatcher
+from proxy.upstreams import settling
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.cog_wire import Busy, Declined, Finished, Lost, plain_error, read_answer, tail
@@ -33,7 +33,7 @@ def dialect(request: pytest.FixtureRequest) -> Dialect:
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let go of a deaf server soon, so that tests do not wait for it."""
-    monkeypatch.setattr(dispatcher, "LET_GO_S", 0.3)
+    monkeypatch.setattr(settling, "LET_GO_S", 0.3)
 
 
 @asynccontextmanager
@@ -457,6 +457,26 @@ async def test_cancelling_a_run_in_line_drops_it() -> None:
         await last.outcome()
     assert server.prompts == ["hold", "last"]
     assert server.canceled == []
+
+
+async def test_closing_fails_who_waits_and_who_runs_instead_of_leaving_them_hanging() -> None:
+    server = FakeCog()
+    async with upstream_of(server) as upstream:
+        running, waiting = await call(upstream, "deaf"), await call(upstream, "next")
+        await until(lambda: bool(waiting.news) and server.running == 1)
+        await upstream.aclose()
+        for caller in (running, waiting):
+            outcome = await caller.outcome()
+            assert (outcome.status, outcome.error) == ("failed", "The proxy is shutting down.")
+        server.release("deaf")
+
+
+async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.upstreams.cog_client.MAX_ANSWER_BYTES", 20)
+    async with upstream_of(FakeCog()) as upstream:
+        refused = await (await call(upstream, "cat")).refusal()
+    assert isinstance(refused, UpstreamUnavailable)
+    assert "larger than" in refused.detail
 
 
 # -- what the model is ---------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import NotFound, UpstreamUnavailable
-from proxy.upstreams import dispatcher, local_copy
+from proxy.upstreams import local_copy, settling
 from proxy.upstreams.base import Credential, Job, ModelTarget, Outcome, Progress
 from proxy.upstreams.environments import ensure_environment, python_of
 from proxy.upstreams.local_cog import SCRATCH, LocalCog
@@ -184,7 +184,7 @@ async def test_the_first_run_starts_a_copy_and_the_next_finds_it(demo: Opener) -
         assert copy.state == "ready"
         assert len(session_of(copy.pid)) == 4  # keeper, guard, server, worker
         assert os.getsid(0) != copy.pid
-        assert not (SCRATCH / str(warm.upstream_id)).exists()
+        await until(lambda: names_in(SCRATCH / str(warm.upstream_id)) == [])
 
 
 async def test_a_simulated_download_is_told_apart_from_the_boot(demo: Opener) -> None:
@@ -466,7 +466,7 @@ class Predictor(BasePredictor):
 async def test_a_copy_that_does_not_let_go_of_a_run_is_replaced(
     demo: Opener, model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "LET_GO_S", 0.3)
+    monkeypatch.setattr(settling, "LET_GO_S", 0.3)
     (model_dir / "predict.py").write_text(STUBBORN)
     async with demo(model_dir=model_dir, deadline_s=0.3, max_copies=1) as local:
         assert (await local.run("hang")).status == "failed"
