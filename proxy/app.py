@@ -55,7 +55,6 @@ from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
 from proxy.upstreams.run_folder import sweep
 from storage.opening import Storage, open_storage
 
-
 TEMPLATES_SHARE = 0.5
 """Part of ``storage.memory_bytes`` that ready answers get; the store keeps hot records and blobs in the rest."""
 

@@ -19,7 +19,7 @@ from rich.text import Text
 
 from proxy import __version__, logs
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
-from proxy.demo import DemoFailed, demo_settings, run_demo
+from proxy.demo import UPSTREAM, DemoFailed, run_demo
 from proxy.doctor import diagnose
 from proxy.serving import serve, tls_files
 from proxy.settings import Settings, SettingsError, load_settings
@@ -56,8 +56,9 @@ def _settings(
     port: int | None = None,
     admin_port: int | None = None,
     tls: bool = False,
+    **more: Any,
 ) -> Settings:
-    overrides: dict[str, Any] = {"public": {}, "admin": {}, "tls": {}}
+    overrides: dict[str, Any] = {"public": {}, "admin": {}, "tls": {}, **more}
     if host is not None:
         overrides["public"]["host"] = host
     if port is not None:
@@ -101,7 +102,7 @@ def demo(
     once: Annotated[bool, typer.Option("--once", help="Stop when everything has been shown.")] = False,
 ) -> None:
     """Start everything on the embedded model, draw a picture cold, warm and from the cache, and go on serving."""
-    settings = demo_settings(_settings(config, None, port, admin_port, tls))
+    settings = _settings(config, None, port, admin_port, tls, upstream=[UPSTREAM])
     log = logs.configure("warning" if settings.log.level == "info" else settings.log.level, settings.log.format)
     console = Console()
     try:

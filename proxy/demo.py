@@ -75,11 +75,8 @@ class Shown:
     picture: bytes
 
 
-def demo_settings(settings: Settings) -> Settings:
-    """``settings`` with the demo model as the one upstream."""
-    local = {"kind": "local", "name": "demo", "models": ["hotplate/demo", MODEL], "idle_timeout_s": 120.0}
-    own = [one.model_dump() for one in settings.upstream if one.kind == "local" and one.path is None]
-    return Settings.model_validate({**settings.model_dump(), "upstream": [local | own[0] if own else local]})
+UPSTREAM = {"kind": "local", "name": "demo", "models": ["hotplate/demo", MODEL], "idle_timeout_s": 120.0}
+"""The demo's one upstream, whatever else is configured."""
 
 
 async def run_demo(settings: Settings, console: Console, log: RequestLog, *, once: bool) -> None:

@@ -141,7 +141,12 @@ def _trust(settings: Settings) -> Finding:
     files = tls.LocalAuthority(settings.data_dir / "tls", settings.tls.names).ensure()
     given = os.environ.get("SSL_CERT_FILE")
     if given != str(files.ca_bundle_file):
-        return Finding("trust", False, "this shell does not trust the local authority", 'eval "$(hotplate env)", with the same options')
+        return Finding(
+            "trust",
+            False,
+            "this shell does not trust the local authority",
+            'eval "$(hotplate env)", with the same options',
+        )
     return Finding("trust", True, f"SSL_CERT_FILE is {given}")
 
 

@@ -104,7 +104,8 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> RequestLog
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=out.isatty())
+        # Plain tracebacks: the pretty ones print local variables, and those hold tokens and prompts.
+        structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
         if is_console
         else structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode())
     )

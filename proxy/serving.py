@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 import ssl
@@ -150,6 +151,9 @@ async def serve(
             with _signals(stopping, [public, admin]):
                 await public.ready.wait()
                 await admin.ready.wait()
+                # What the start has made stays; the collector need not walk it at every full collection.
+                gc.collect()
+                gc.freeze()
                 if on_ready is not None:
                     on_ready(addresses, application)
                 _log.info(

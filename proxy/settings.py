@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,7 +26,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from storage.settings import StorageSettings
@@ -33,6 +34,8 @@ from storage.settings import StorageSettings
 DEFAULT_PORT = 8484
 DEFAULT_ADMIN_PORT = 8485
 REPLICATE_API = "https://api.replicate.com/v1"
+
+_BASE_URL = re.compile(r"https?://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/@-]*)?")
 
 OutputUrls = Literal["auto", "url", "data"]
 
@@ -62,8 +65,8 @@ class PublicSettings(_Section):
         if value is None:
             return None
         value = value.rstrip("/").removesuffix("/v1")
-        if not value.startswith(("http://", "https://")):
-            raise ValueError("must begin with http:// or https://")
+        if not _BASE_URL.fullmatch(value):
+            raise ValueError("must be http:// or https://, a host, perhaps a port and a path, and nothing else")
         return value
 
 
@@ -129,8 +132,8 @@ class CacheSettings(_Section):
     output_urls: OutputUrls = Field(
         default="auto",
         description="How outputs are named in answers: `url` = addresses on this proxy; `data` = `data:` URLs; "
-        "`auto` = `data:` URLs up to `data_url_max_bytes` where the public base URL is plain http (the Python and JavaScript "
-        "clients make file objects only of `https:` and `data:`), else addresses.",
+        "`auto` = `data:` URLs up to `data_url_max_bytes` where the public base URL is plain http (the Python and "
+        "JavaScript clients make file objects only of `https:` and `data:`), else addresses.",
     )
     data_url_max_bytes: ByteSize = Field(
         default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
@@ -257,18 +260,6 @@ class Settings(BaseSettings):
         description="Model services, in order; default: Replicate's API for every model.",
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over file: the file's values arrive as the initial ones."""
-        return env_settings, init_settings
-
     @model_validator(mode="after")
     def _is_safe(self) -> Settings:
         names = [upstream.name for upstream in self.upstream]
@@ -324,23 +315,25 @@ def load_settings(config: Path | None = None, overrides: dict[str, Any] | None =
             raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: not a TOML file: {error}") from error
+
+    class Given(Settings):  # the file's values arrive as the initial ones, and the environment wins over them
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return InitSettingsSource(settings_cls, overrides or {}), env_settings, init_settings
+
     try:
-        settings = Settings(**values)
-        if overrides:
-            settings = Settings.model_validate(_merged(settings.model_dump(), overrides))
-        return settings
+        return Given(**values)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
     except SourceError as error:
         raise SettingsError(str(error)) from error
-
-
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        inside = merged.get(name)
-        merged[name] = _merged(inside, value) if isinstance(value, dict) and isinstance(inside, dict) else value
-    return merged
 
 
 def _one_line(error: ValidationError) -> str:

@@ -89,6 +89,12 @@ class ResultRecord:
     boot_s: float
     upstream_id: str | None
 
+    @property
+    def predict_s(self) -> float:
+        """Compute seconds of the run; 0.0 where the upstream told none, or no number."""
+        seconds = self.metrics.get("predict_time")
+        return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
 
 def encode_record(record: ResultRecord) -> bytes:
     """The record as JSON bytes, ``RECORD_FORMAT`` inside.

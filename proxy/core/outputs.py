@@ -205,10 +205,11 @@ def _is_text(head: bytes) -> bool:
     return True
 
 
-def looks_whole(content_type: str, size_bytes: int, head: bytes, tail: bytes) -> bool:
-    """Whether a picture ends where its format says; for bodies whose length nobody announced.
+def looks_whole(content_type: str, size_bytes: int, head: bytes, tail: bytes) -> bool | None:
+    """Whether a picture ends as its format says, ``None`` for a type that has no end to look at.
 
-    ``head`` and ``tail`` are the first and last 16 bytes or more. A type without an end mark is not believed.
+    ``head`` and ``tail`` are the first and last 16 bytes or more. A body may be cut by whoever announced its length,
+    so the announced length alone proves nothing.
     """
     if content_type == "image/png":
         return tail.endswith(b"IEND\xaeB`\x82")
@@ -218,7 +219,7 @@ def looks_whole(content_type: str, size_bytes: int, head: bytes, tail: bytes) ->
         return int.from_bytes(head[4:8], "little") + 8 == size_bytes
     if content_type == "image/gif":
         return tail.endswith(b";")
-    return False
+    return None
 
 
 def file_name(index: int, url: str, content_type: str) -> str:

@@ -6,11 +6,13 @@ own, nothing kept). A finished run becomes ``Store`` or ``Skip``.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from proxy.core.canonical import strings_in
 from proxy.core.outputs import OutputPlan
-from storage.records import JsonObject, JsonValue
+from storage.records import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class Bypass:
 
 LookupPlan: TypeAlias = Cached | Bypass
 
-_URL_STARTS = ("http://", "https://")
+_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Store:
 class Skip:
     """Hand the result out, but do not keep it."""
 
-    reason: Literal["bypass", "status", "no-files", "foreign-url", "not-fetched", "storage"]
+    reason: Literal["bypass", "status", "no-files", "foreign-url", "not-fetched"]
 
 
 def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) -> LookupPlan:
@@ -53,21 +55,22 @@ def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) 
 
     Args:
         enabled: the operator's switch.
-        cache_control: the request's ``Cache-Control``; ``no-store`` bypasses, ``no-cache`` demands a new run.
+        cache_control: the request's ``Cache-Control``; ``no-store`` bypasses, ``no-cache`` and ``max-age=0``
+            demand a new run.
         given: the input.
 
     An input that holds an http(s) URL is bypassed: the URL is a name, and what it names may change.
 
     Source: RFC 9111 sections 5.2.1.4 and 5.2.1.5.
     """
-    directives = {part.strip().lower() for part in (cache_control or "").split(",")}
+    directives = {part.strip().lower().replace(" ", "") for part in (cache_control or "").split(",")}
     if not enabled:
         return Bypass("off")
     if "no-store" in directives:
         return Bypass("request")
     if _holds_url(given):
         return Bypass("url-input")
-    return Cached(may_look_up="no-cache" not in directives)
+    return Cached(may_look_up=directives.isdisjoint({"no-cache", "max-age=0"}))
 
 
 def plan_store(plan: LookupPlan, status: str, output: OutputPlan, fetched_files: int) -> Store | Skip:
@@ -84,18 +87,8 @@ def plan_store(plan: LookupPlan, status: str, output: OutputPlan, fetched_files:
 
 
 def _holds_url(given: JsonObject) -> bool:
-    """Whether any string of the input is an http(s) URL, or several; a URL inside a prompt's text is text."""
-    stack: list[JsonValue] = [given]
-    while stack:
-        value = stack.pop()
-        if isinstance(value, str):
-            if "://" in value and all(word[:8].lower().startswith(_URL_STARTS) for word in value.split()):
-                return True
-        elif isinstance(value, list):
-            stack.extend(value)
-        elif isinstance(value, dict):
-            stack.extend(value.values())
-    return False
+    """Whether an http(s) URL stands anywhere in the input: whether the model follows it, nobody here can know."""
+    return any(not text.startswith("data:") and _URL.search(text) for text in strings_in(given))
 
 
 UNPINNED_TTL_S = 7 * 86_400.0

@@ -45,13 +45,14 @@ class Gatekeeper:
         """The scope of a caller at ``upstream``.
 
         Raises:
-            Unauthenticated: a credential is needed and missing, or it is not one of Hotplate's own.
+            Unauthenticated: a credential is needed and missing, or it is one for another kind of upstream: Hotplate's
+                own tokens are for those without accounts, and those are for Hotplate's own tokens alone.
         """
         token = credential.token if credential is not None else None
         remembered = self._scopes.get((upstream.name, token))
         if remembered is not None:
             return remembered
-        scope = self._derive(upstream, token)
+        scope = self._derive(upstream, credential)
         if token is not None and len(token) > MAX_REMEMBERED_CHARS:
             return scope
         self._scopes[upstream.name, token] = scope
@@ -59,17 +60,20 @@ class Gatekeeper:
             self._scopes.popitem(last=False)
         return scope
 
-    def _derive(self, upstream: Upstream, token: str | None) -> Scope:
+    def is_own(self, credential: Credential) -> bool:
+        """Whether it is one of Hotplate's own tokens. Those are told to no upstream."""
+        given = credential.token.encode()
+        # Every token is compared, each in constant time, so that timing says nothing of any of them.
+        return any([hmac.compare_digest(given, own) for own in self._own_tokens])
+
+    def _derive(self, upstream: Upstream, credential: Credential | None) -> Scope:
         if not upstream.has_accounts and not self._own_tokens:
             return open_scope(self._secrets, upstream.name)
-        if token is None:
+        if credential is None:
             raise Unauthenticated("You did not pass an authentication token")
-        if not upstream.has_accounts:
-            given = token.encode()
-            # Every token is compared, each in constant time, so that timing says nothing of any of them.
-            if not any([hmac.compare_digest(given, own) for own in self._own_tokens]):
-                raise Unauthenticated("You did not pass a valid authentication token")
-        return token_scope(self._secrets, upstream.name, token)
+        if self.is_own(credential) == upstream.has_accounts:
+            raise Unauthenticated("You did not pass a valid authentication token")
+        return token_scope(self._secrets, upstream.name, credential.token)
 
     def is_accepted_now(self, upstream: Upstream, scope: Scope) -> bool:
         """Whether a hit may be given without asking anybody."""

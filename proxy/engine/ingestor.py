@@ -148,8 +148,11 @@ class Ingestor:
                 tail = (tail + chunk)[-16:]
                 size += len(chunk)
                 yield chunk
-            if not response.is_length_known and not looks_whole(sniff_type(head), size, head, tail):
-                raise BlobRejected("the body's length was not announced and it does not end as its format ends")
+            is_whole = looks_whole(sniff_type(head), size, head, tail)
+            if is_whole is False or size == 0:
+                raise BlobRejected("the file does not end as its format ends")
+            if is_whole is None and not response.is_length_known:
+                raise BlobRejected("nobody announced the body's length, and its format has no end to look at")
 
 
 class _Source:

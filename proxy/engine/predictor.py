@@ -26,13 +26,17 @@ from proxy.engine.coalescer import Coalescer, Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import INTERRUPTED, Journal
-from proxy.engine.recent import RecentPredictions, Running, Served
+from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
 from storage.digest import PredictionKey, Scope
 from storage.errors import StorageError
 from storage.records import JsonObject, ResultRecord
 from storage.results import ResultStore
+
+UPSTREAM_WAIT_MAX_S = 5.0
+"""Longest that an upstream is asked to hold its answer to a create. A quick model then answers in one call, and
+whoever joins meanwhile without wanting to wait is not held for longer."""
 
 CLOCK_TOLERANCE_S = 3600.0
 """A result that began later than a prediction by more than this is another one that drew the same random number.
@@ -199,7 +203,7 @@ class Predictor:
                 return None
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
-        self._recent.add(Served(prediction_id, create.scope, create.given, len(input_json), now))
+        self._recent.add_served(prediction_id, create.scope, input_json, now)
         return Hit(prediction_id, record, template, input_json, now)
 
     def _join_or_lead(self, create: Create, prepared: Prepared, now: float) -> tuple[Flight, bool]:
@@ -257,7 +261,7 @@ class Predictor:
             version=prepared.described.version,
             input=prepared.sent,
             credential=create.credential,
-            wants_s=create.wants_s,
+            wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
         )
 
         def report(progress: Progress) -> None:
@@ -358,10 +362,14 @@ class Predictor:
 
     # -- predictions that exist ------------------------------------------------------------------------
 
+    def is_own(self, prediction_id: str, scope: Scope) -> bool:
+        """Whether an id was made here for ``scope``; says nothing of what has become of it."""
+        return self._mint.read(prediction_id, scope) is not None
+
     async def find(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """The prediction as it is now, or ``None`` when this scope has none of that id here."""
-        entry = self._recent.get(prediction_id, scope)
-        if isinstance(entry, Running):
+        entry = self._recent.running(prediction_id, scope)
+        if entry is not None:
             return await self.view(entry)
         parts = self._mint.read(prediction_id, scope)
         if parts is None:
@@ -378,11 +386,12 @@ class Predictor:
             output = await self._renderer.output(record)
         except OutputGone:
             return await self._journal.find(own_id, parts, scope)
+        own_input = self._recent.served_input(prediction_id, scope)
         return Prediction(
             id=own_id,
             model=record.model,
             version=record.version,
-            input=entry.input if entry is not None else record.input,
+            input=own_input if own_input is not None else record.input,
             status="succeeded",
             created_at=parts.created_at,
             started_at=max(record.started_at, parts.created_at) if shared_the_run else parts.created_at,
@@ -432,8 +441,8 @@ class Predictor:
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
-        entry = self._recent.get(prediction_id, scope)
-        if isinstance(entry, Running) and entry.flight.landed is None and entry.canceled_at is None:
+        entry = self._recent.running(prediction_id, scope)
+        if entry is not None and entry.flight.landed is None and entry.canceled_at is None:
             entry.canceled_at = self._now()
             self._coalescer.leave(entry.flight)
             canceled = await self.view(entry)

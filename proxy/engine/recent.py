@@ -1,13 +1,18 @@
 """Predictions of the last hour, in memory: what lets a poll show the caller's own input and live progress.
 
 Losing an entry costs only that: the id itself says where the stored result is.
+
+There may be very many hits, so they are kept as plain tuples of bytes and numbers: the garbage collector does not
+walk those, and its pauses stay what they were with none.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
+
+import orjson
 
 from proxy.core.ids import PredictionId
 from proxy.core.policy import LookupPlan
@@ -15,7 +20,9 @@ from proxy.engine.coalescer import Flight
 from storage.digest import Scope
 from storage.records import JsonObject
 
-MAX_ENTRIES = 100_000
+MAX_ENTRIES = 50_000
+"""Of each kind."""
+
 MAX_INPUT_BYTES = 64 * 1024**2
 KEEP_S = 3600.0
 """As long as Replicate keeps the data of a prediction."""
@@ -44,47 +51,56 @@ class Running:
     canceled_at: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A prediction that was answered from the store."""
-
-    id: PredictionId
-    scope: Scope
-    input: JsonObject
-    input_bytes: int
-    created_at: float
-
-
 class RecentPredictions:
     """Entries by id, bounded in number, in bytes of input and in time. Runs on their way are never dropped."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._entries: OrderedDict[PredictionId, Running | Served] = OrderedDict()
-        self._input_bytes = 0
+        self._running: OrderedDict[PredictionId, Running] = OrderedDict()
+        self._running_bytes = 0
+        self._served: OrderedDict[PredictionId, tuple[Scope, bytes, float]] = OrderedDict()
+        self._served_bytes = 0
 
-    def add(self, entry: Running | Served) -> None:
-        """Remember ``entry``; the oldest ended ones make room."""
-        self._entries[entry.id] = entry
-        self._input_bytes += entry.input_bytes
-        while self._entries:
-            oldest = next(iter(self._entries.values()))
-            is_over = len(self._entries) > MAX_ENTRIES or self._input_bytes > MAX_INPUT_BYTES
-            if not is_over and self._now() - oldest.created_at <= KEEP_S:
-                break
-            if oldest is entry:
-                break
-            if isinstance(oldest, Running) and oldest.flight.landed is None:
-                self._entries.move_to_end(oldest.id)
-                break
-            del self._entries[oldest.id]
-            self._input_bytes -= oldest.input_bytes
+    def __len__(self) -> int:
+        return len(self._running) + len(self._served)
 
-    def get(self, prediction_id: str, scope: Scope) -> Running | Served | None:
-        """The entry, for its own scope alone."""
-        entry = self._entries.get(PredictionId(prediction_id))
+    def add(self, entry: Running) -> None:
+        """Remember a prediction that made or shares a run; the oldest ended ones make room."""
+        self._running[entry.id] = entry
+        self._running_bytes += entry.input_bytes
+        for _ in range(len(self._running)):
+            oldest = next(iter(self._running.values()))
+            if oldest is entry or not self._is_over(self._running, self._running_bytes, oldest.created_at):
+                return
+            if not oldest.flight.has_ended:
+                self._running.move_to_end(oldest.id)
+                continue
+            del self._running[oldest.id]
+            self._running_bytes -= oldest.input_bytes
+
+    def add_served(self, prediction_id: PredictionId, scope: Scope, input_json: bytes, at: float) -> None:
+        """Remember the input of a prediction that was answered from the store."""
+        self._served[prediction_id] = (scope, input_json, at)
+        self._served_bytes += len(input_json)
+        while len(self._served) > 1:
+            oldest_id, (_, oldest_json, oldest_at) = next(iter(self._served.items()))
+            if not self._is_over(self._served, self._served_bytes, oldest_at):
+                return
+            del self._served[oldest_id]
+            self._served_bytes -= len(oldest_json)
+
+    def running(self, prediction_id: str, scope: Scope) -> Running | None:
+        """A prediction that made or shares a run, for its own scope alone."""
+        entry = self._running.get(PredictionId(prediction_id))
         return entry if entry is not None and entry.scope == scope else None
 
-    def newest(self, scope: Scope) -> Iterator[Running | Served]:
-        """Entries of one scope, newest first."""
-        return (entry for entry in reversed(self._entries.values()) if entry.scope == scope)
+    def served_input(self, prediction_id: str, scope: Scope) -> JsonObject | None:
+        """The input of a prediction that was answered from the store, for its own scope alone."""
+        entry = self._served.get(PredictionId(prediction_id))
+        if entry is None or entry[0] != scope:
+            return None
+        given: JsonObject = orjson.loads(entry[1])
+        return given
+
+    def _is_over(self, entries: Sized, input_bytes: int, oldest_at: float) -> bool:
+        return len(entries) > MAX_ENTRIES or input_bytes > MAX_INPUT_BYTES or self._now() - oldest_at > KEEP_S

@@ -49,7 +49,7 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         host = origin = None
-        lengths = encodings = 0
+        lengths = encodings = credentials = 0
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1")
@@ -59,8 +59,12 @@ class Guard:
                 lengths += 1
             elif name == b"transfer-encoding":
                 encodings += 1
+            elif name == b"authorization":
+                credentials += 1
         if lengths + encodings > 1:
             raise BadRequest("the length of the body is given twice")
+        if credentials > 1:
+            raise BadRequest("there are two credentials")
         if self._only_names is None or scope["path"].startswith(OUTPUTS_PREFIX):
             return
         if _host_name(f"//{host}") not in self._only_names:

@@ -46,9 +46,11 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
         self.method: str = scope["method"]
-        self.headers: dict[str, str] = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
+        self.headers: dict[str, str] = {}
+        for raw_name, raw_value in scope["headers"]:
+            name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+            # A header may come in several lines, and they mean one list: RFC 9110 section 5.3.
+            self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         self.note: Note = scope["hotplate.note"]
         self.has_started = False
         self._receive = receive
@@ -84,7 +86,7 @@ class Exchange:
         if self.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedMedia("the body must not be compressed")
         announced = self.headers.get("content-length", "0")
-        if announced.isdigit() and int(announced) > max_bytes:
+        if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
             raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
         chunks: list[bytes] = []
         size = 0

@@ -41,6 +41,8 @@ class Outputs:
     async def get(self, exchange: Exchange) -> None:
         """GET and HEAD."""
         exchange.note.outcome = "output"
+        if exchange.method == "HEAD":
+            exchange.headers.pop("range", None)  # Range is defined for GET alone, RFC 9110 section 14.2
         params = exchange.params
         digest = self._services.addresses.verify(params["digest"], params["seal"], params["name"])
         if digest is None:

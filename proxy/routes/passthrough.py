@@ -9,10 +9,10 @@ import contextlib
 import inspect
 from collections.abc import AsyncIterator
 
-from proxy.core.errors import NotFound
+from proxy.core.errors import NotFound, Unauthenticated
 from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
 from proxy.services import Services
-from proxy.upstreams.base import RelayRequest
+from proxy.upstreams.base import RelayRequest, Upstream
 
 FORWARDED_HEADERS = frozenset(
     {"accept", "accept-language", "cache-control", "cancel-after", "content-type", "prefer", "range", "user-agent"}
@@ -29,17 +29,18 @@ class Passthrough:
     async def handle(self, exchange: Exchange) -> None:
         """Pass the request on with its body as it arrives."""
         exchange.note.outcome = "relay"
-        await self.relay(exchange, None, detail="uncached")
+        await self.relay(exchange, self._services.catalog.relay(), None, detail="uncached")
 
-    async def relay(self, exchange: Exchange, body: bytes | None, *, detail: str) -> None:
-        """Pass the request on; ``body`` when it was read already.
+    async def relay(self, exchange: Exchange, upstream: Upstream, body: bytes | None, *, detail: str) -> None:
+        """Pass the request on to ``upstream``; ``body`` when it was read already.
 
         Raises:
+            Unauthenticated: the credential is one of Hotplate's own, which is nobody else's business.
             NotFound: no upstream takes such requests.
         """
-        services = self._services
         credential = exchange.credential()
-        upstream = services.catalog.relay()
+        if credential is not None and self._services.gatekeeper.is_own(credential):
+            raise Unauthenticated("this token is for models of this proxy's own")
         exchange.note.upstream = upstream.name
         raw_path = (exchange.scope.get("raw_path") or exchange.scope["path"].encode()).split(b"?")[0].decode("latin-1")
         if ".." in raw_path.split("/") or not raw_path.isascii():

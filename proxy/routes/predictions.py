@@ -61,7 +61,7 @@ class Predictions:
         exchange.note.upstream = upstream.name
         if self._must_relay(exchange, parsed, upstream):
             exchange.note.outcome = "bypass"
-            await self._passthrough.relay(exchange, body, detail="delivery")
+            await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
         answer = await services.predictor.create(
@@ -81,20 +81,21 @@ class Predictions:
             await self._send_running(exchange, answer, wait_s, began)
 
     def _must_relay(self, exchange: Exchange, parsed: CreateBody, upstream: Upstream) -> bool:
-        """Whether the request asks for something that only the upstream itself can do for it."""
-        wants_webhook = any(name.startswith("webhook") for name in parsed.extras)
-        if upstream.kind != "replicate":
-            if wants_webhook:
-                raise InputInvalid(
-                    [InvalidField("not_supported", "webhook", "webhooks are not available for this model")]
-                )
-            return False
-        return wants_webhook or "stream" in parsed.extras or "cancel-after" in exchange.headers
+        """Whether the request asks for something that only the upstream itself can do for it.
+
+        Raises:
+            InputInvalid: it asks an upstream that cannot do it.
+        """
+        if upstream.kind == "replicate":
+            return bool(parsed.extras) or "cancel-after" in exchange.headers
+        if any(name.startswith("webhook") for name in parsed.extras):
+            raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
+        return False
 
     async def _send_hit(self, exchange: Exchange, hit: Hit, began: float) -> None:
         exchange.note.outcome = "hit"
         exchange.note.key = hit.record.key.hex()[:16]
-        exchange.note.saved_s = float(hit.record.metrics.get("predict_time") or 0.0)
+        exchange.note.saved_s = hit.record.predict_s
         body = hit.template.fill(hit.id, hit.input_json, hit.created_at)
         url = prediction_url(self._services.base_url, hit.id).encode()
         headers = [
@@ -110,9 +111,8 @@ class Predictions:
 
     async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
         services = self._services
-        if wait_s is not None:
-            if self._waiting >= services.settings.limits.max_waiters:
-                raise Overloaded("too many requests wait for predictions", retry_after_s=1.0)
+        # With too many waiting already this one is told at once, as if its time had run out: it can poll.
+        if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
             self._waiting += 1
             try:
                 await entry.flight.finished(wait_s)
@@ -149,9 +149,11 @@ class Predictions:
         services = self._services
         credential = exchange.credential()
         for upstream, scope in services.scopes(credential):
+            if not services.predictor.is_own(exchange.params["id"], scope):
+                continue
+            await self._check_still_accepted(upstream, credential, scope)
             prediction = await action(exchange.params["id"], scope)
             if prediction is not None:
-                await self._check_still_accepted(upstream, credential, scope)
                 exchange.note.outcome, exchange.note.upstream = "own", upstream.name
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
                 return

@@ -37,6 +37,10 @@ class _Entry:
     task: asyncio.Task[None] | None = None
 
 
+class _FilesChanged(Exception):
+    """The model's files changed while a copy was reading them: nobody knows which build it is."""
+
+
 class Copies:
     """The copies of one model.
 
@@ -84,8 +88,8 @@ class Copies:
         self._timer: asyncio.Handle | None = None
         self._is_closed = False
 
-    def describe(self, build: str) -> None:
-        """From now on copies of ``build`` are wanted."""
+    def want(self, build: str) -> None:
+        """From now on copies of ``build`` are wanted, and no others."""
         if build != self._build:
             self._build = build
             self._breaker = Breaker()  # edited files may start where the old ones did not
@@ -102,10 +106,13 @@ class Copies:
 
     def states(self) -> list[CopyState]:
         """Every copy."""
-        return [
-            CopyState(entry.id, entry.copy.port if entry.copy else 0, entry.copy.pid if entry.copy else 0, entry.phase)
-            for entry in self._entries.values()
-        ]
+        return [self._state(entry) for entry in self._entries.values()]
+
+    def _state(self, entry: _Entry) -> CopyState:
+        server = self._pool.server(entry.id)
+        is_busy = entry.phase == "ready" and server is not None and server.running > 0
+        port, pid = (entry.copy.port, entry.copy.pid) if entry.copy else (0, 0)
+        return CopyState(entry.id, port, pid, "busy" if is_busy else entry.phase)
 
     @property
     def failure(self) -> str | None:
@@ -212,6 +219,10 @@ class Copies:
     async def _live(self, entry: _Entry) -> None:
         try:
             await self._boot(entry)
+        except _FilesChanged:
+            self._stop(entry, "its files changed while it started")
+            self._dispatcher.pump()
+            return
         except (BootFailed, EnvironmentFailed, UpstreamUnavailable, OSError) as error:
             reason = str(error)
             _log.warning("copy_failed", copy=entry.id, reason=reason)
@@ -229,6 +240,7 @@ class Copies:
 
         Raises:
             BootFailed, EnvironmentFailed, UpstreamUnavailable, OSError: it cannot be started.
+            _FilesChanged: it must not be used.
         """
         model = await self._read_model()
         self._set_build(entry, model)
@@ -269,7 +281,7 @@ class Copies:
 
     def _set_build(self, entry: _Entry, model: LocalModel) -> None:
         if entry.copy is not None and entry.build != model.build.id:
-            raise BootFailed("its files changed while it started")
+            raise _FilesChanged
         entry.build = model.build.id
 
     def _enter(self, entry: _Entry, phase: CopyPhase, detail: str) -> None:

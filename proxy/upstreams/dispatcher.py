@@ -45,7 +45,6 @@ BUSY_PAUSES_S = (0.003, 0.010)
 PAUSES_S = (*BUSY_PAUSES_S, 0.02, 0.05, 0.1, 0.2)
 """All pauses while health says READY and requests say 409; after them, somebody else is quicker than we are."""
 
-
 MAX_BOUNCES = 20
 """Servers that look well and take nothing: something between them and us is broken."""
 

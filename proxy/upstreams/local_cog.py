@@ -190,16 +190,24 @@ class LocalCog:
     async def _read(self) -> LocalModel:
         if self._model is not None and self._clock() - self._read_at < REREAD_S:
             return self._model
-        return await self._read_anew()
+        asked_at = self._clock()
+        async with self._reading:
+            # Many requests may have waited for one reading; it answers them all.
+            if self._model is not None and self._read_at >= asked_at:
+                return self._model
+            return await self._read_now()
 
     async def _read_anew(self) -> LocalModel:
         async with self._reading:
-            model = await asyncio.to_thread(self._folder.read)
-            if self._model is None or model.build.id != self._model.build.id:
-                self._book.forget()
-                self._copies.describe(model.build.id)
-            self._model, self._read_at = model, self._clock()
-            return model
+            return await self._read_now()
+
+    async def _read_now(self) -> LocalModel:
+        model = await asyncio.to_thread(self._folder.read)
+        if self._model is None or model.build.id != self._model.build.id:
+            self._book.forget()
+            self._copies.want(model.build.id)
+        self._model, self._read_at = model, self._clock()
+        return model
 
     def _sweep(self, run_id: str) -> None:
         """Remove what coglet left of a run; nobody waits for that."""

@@ -56,7 +56,12 @@ class CopyEvent:
 
 @dataclass(frozen=True, slots=True)
 class CopyState:
-    """A copy as it is now; port and pid are 0 until it has a process. ``pid`` leads its process group and session."""
+    """A copy as it is now.
+
+    Attributes:
+        port, pid: 0 until it has a process; ``pid`` leads the process group and session of everything in it.
+        state: its phase, or ``"busy"`` while a ready one works.
+    """
 
     id: str
     port: int

@@ -19,6 +19,7 @@ FRESH_S = 1.0
 """How long a look is believed before a run is sent, and how often at most newcomers cause one."""
 
 EJECTED_S = 0.5
+"""From an ejection to the next look: cog 0.16 answers for some 100 ms more after its worker has died."""
 
 _log = structlog.get_logger("hotplate.servers")
 

@@ -90,7 +90,6 @@ def test_environment_wins_over_the_file_field_by_field(monkeypatch: pytest.Monke
     assert settings.data_dir == Path("/somewhere")
 
 
-@pytest.mark.xfail(strict=True, reason="validating the merged values reads the environment once more, over them")
 def test_command_line_wins_over_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOTPLATE_PUBLIC__PORT", "9004")
     monkeypatch.setenv("HOTPLATE_AUTH__TOKENS", json.dumps([OWN_TOKEN]))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from proxy.core.ids import PredictionId
 from proxy.core.policy import Cached
 from proxy.engine import recent
 from proxy.engine.coalescer import Flight, Landed
-from proxy.engine.recent import KEEP_S, RecentPredictions, Running, Served
+from proxy.engine.recent import KEEP_S, RecentPredictions, Running
 from proxy.upstreams.base import Outcome
 from storage.digest import RecordId, Scope
 from tests.fakes.clock import ManualClock
@@ -25,10 +27,9 @@ class Memory:
         self.clock = ManualClock()
         self.recent = RecentPredictions(self.clock)
 
-    def served(self, name: str, scope: Scope = MINE, input_bytes: int = 10) -> Served:
-        entry = Served(PredictionId(name), scope, {"prompt": name}, input_bytes, self.clock())
-        self.recent.add(entry)
-        return entry
+    def served(self, name: str, scope: Scope = MINE, input_bytes: int = 10) -> None:
+        given = b'{"":"%s"}' % (b"x" * (input_bytes - 7))
+        self.recent.add_served(PredictionId(name), scope, given, self.clock())
 
     def running(self, name: str, *, has_ended: bool = False) -> Running:
         flight = Flight(RecordId(1), None, self.clock())
@@ -40,25 +41,21 @@ class Memory:
         self.recent.add(entry)
         return entry
 
-    def names(self) -> list[str]:
-        return [str(entry.id) for entry in self.recent.newest(MINE)]
+    def kept(self, names: Iterable[str]) -> list[str]:
+        return [name for name in names if self.recent.served_input(name, MINE) is not None]
 
 
 async def test_entry_is_found_by_its_own_scope_alone() -> None:
     memory = Memory()
-    entry = memory.served("a")
-    assert memory.recent.get("a", MINE) is entry
-    assert memory.recent.get("a", YOURS) is None
-    assert memory.recent.get("b", MINE) is None
-    assert memory.recent.get("", MINE) is None
-
-
-async def test_newest_come_first_and_only_of_the_own_scope() -> None:
-    memory = Memory()
-    for name in "abc":
-        memory.served(name)
-        memory.served(f"not-{name}", YOURS)
-    assert memory.names() == ["c", "b", "a"]
+    memory.recent.add_served(PredictionId("a"), MINE, b'{"prompt":"x"}', 1.0)
+    entry = memory.running("run")
+    assert memory.recent.served_input("a", MINE) == {"prompt": "x"}
+    assert memory.recent.running("run", MINE) is entry
+    for name in ("a", "b", "", "run"):
+        assert memory.recent.served_input(name, YOURS) is None
+        assert memory.recent.running(name, YOURS) is None
+    assert memory.recent.served_input("run", MINE) is None
+    assert memory.recent.running("a", MINE) is None
 
 
 async def test_number_of_entries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +63,7 @@ async def test_number_of_entries_is_bounded(monkeypatch: pytest.MonkeyPatch) -> 
     memory = Memory()
     for name in "abcdef":
         memory.served(name)
-    assert memory.names() == ["f", "e", "d"]
+    assert memory.kept("abcdef") == ["d", "e", "f"]
 
 
 async def test_bytes_of_inputs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +71,11 @@ async def test_bytes_of_inputs_are_bounded(monkeypatch: pytest.MonkeyPatch) -> N
     memory = Memory()
     for name in "abcdef":
         memory.served(name, input_bytes=40)
-    assert memory.names() == ["f", "e"]
+    assert memory.kept("abcdef") == ["e", "f"]
     memory.served("huge", input_bytes=1000)
-    assert memory.names() == ["huge"]
+    assert memory.kept(["e", "f", "huge"]) == ["huge"]
     memory.served("g", input_bytes=10)
-    assert memory.names() == ["g"]
+    assert memory.kept(["huge", "g"]) == ["g"]
 
 
 async def test_entries_are_forgotten_after_an_hour() -> None:
@@ -86,10 +83,10 @@ async def test_entries_are_forgotten_after_an_hour() -> None:
     memory.served("a")
     memory.clock.advance(KEEP_S)
     memory.served("b")
-    assert memory.names() == ["b", "a"]
+    assert memory.kept("ab") == ["a", "b"]
     memory.clock.advance(1)
     memory.served("c")
-    assert memory.names() == ["c", "b"]
+    assert memory.kept("abc") == ["b", "c"]
 
 
 async def test_run_on_its_way_is_never_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,26 +94,15 @@ async def test_run_on_its_way_is_never_dropped(monkeypatch: pytest.MonkeyPatch) 
     memory = Memory()
     running = [memory.running(f"run-{number}") for number in range(5)]
     memory.clock.advance(KEEP_S * 5)
-    for number in range(50):
-        memory.served(f"hit-{number}")
+    running.append(memory.running("one more"))
     for entry in running:
-        assert memory.recent.get(entry.id, MINE) is entry
+        assert memory.recent.running(entry.id, MINE) is entry
 
 
-async def test_runs_on_their_way_do_not_keep_the_rest_from_being_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_runs_on_their_way_do_not_keep_ended_ones_from_being_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent, "MAX_ENTRIES", 10)
     memory = Memory()
     for number in range(5):
         memory.running(f"run-{number}")
-    for number in range(1000):
-        memory.served(f"hit-{number}")
-    assert len(memory.names()) <= 20
-
-
-async def test_run_that_has_ended_is_dropped_like_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recent, "MAX_ENTRIES", 3)
-    memory = Memory()
-    memory.running("run", has_ended=True)
-    for name in "abc":
-        memory.served(name)
-    assert memory.names() == ["c", "b", "a"]
+    ended = [memory.running(f"ended-{number}", has_ended=True) for number in range(1000)]
+    assert sum(memory.recent.running(entry.id, MINE) is not None for entry in ended) <= 10
