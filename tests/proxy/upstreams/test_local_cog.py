@@ -30,7 +30,7 @@ from proxy.upstreams.local_spec import CopyEvent, LocalCogSpec
 from tests.fakes.cog_server import until
 from tests.fakes.stores import MemoryKeyValue
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
 ROOT = Path(__file__).parents[3]
 DEMO = ROOT / "deploy" / "demo-model"
