@@ -8,7 +8,9 @@ BOOTSTRAP := $(PYTHON) -m pip --disable-pip-version-check -q --python $(BIN)/pyt
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e .
 HERE := HOTPLATE_DATA_DIR=$(CURDIR)/.hotplate
 
-.PHONY: run demo serve test test-full check arch cov bench docs lock wheel clean
+.PHONY: venv run demo serve test test-full check arch bench docs lock wheel clean
+
+venv: .venv/ready-dev
 
 run: demo ## the main job: everything on the embedded model
 

@@ -100,9 +100,14 @@ def demo(
     admin_port: AdminPortOption = None,
     tls: TlsOption = False,
     once: Annotated[bool, typer.Option("--once", help="Stop when everything has been shown.")] = False,
+    simulated_download: Annotated[
+        float, typer.Option(min=0.0, help="Seconds that the download of weights is pretended to take; shown apart.")
+    ] = 0.0,
 ) -> None:
     """Start everything on the embedded model, draw a picture cold, warm and from the cache, and go on serving."""
-    settings = _settings(config, None, port, admin_port, tls, upstream=[UPSTREAM])
+    settings = _settings(
+        config, None, port, admin_port, tls, upstream=[{**UPSTREAM, "simulated_download_s": simulated_download}]
+    )
     log = logs.configure("warning" if settings.log.level == "info" else settings.log.level, settings.log.format)
     console = Console()
     try:

@@ -55,17 +55,19 @@ def diagnose(settings: Settings, token: str | None) -> Iterator[Finding]:
         ("public URL", lambda: _public_url(settings)),
         ("trust", lambda: _trust(settings)),
         ("proxy", lambda: _proxy(settings)),
+        ("clock", lambda: _clock(settings)),
     ]
     for upstream in settings.upstream:
         if isinstance(upstream, ReplicateUpstreamSettings):
             checks.append((upstream.name, lambda one=upstream: _replicate(one)))  # type: ignore[misc]
             checks.append(("credential", lambda one=upstream: _credential(one, token)))  # type: ignore[misc]
-            checks.append(("clock", lambda one=upstream: _clock(one)))  # type: ignore[misc]
         elif upstream.kind == "cog":
             for url in upstream.urls:
                 checks.append((upstream.name, lambda url=url, name=upstream.name: _cog(name, url)))  # type: ignore[misc]
         else:
             checks.append((upstream.name, lambda one=upstream: _local(one.name, one.path)))  # type: ignore[misc]
+    if any(upstream.kind != "replicate" for upstream in settings.upstream):
+        checks.append(("own tokens", lambda: _own_tokens(settings)))
     for name, check in checks:
         try:
             yield check()
@@ -187,18 +189,29 @@ def _credential(upstream: ReplicateUpstreamSettings, token: str | None) -> Findi
     return Finding("credential", answer.is_success, f"{upstream.name} answers {answer.status_code}", "try again later")
 
 
-def _clock(upstream: ReplicateUpstreamSettings) -> Finding:
-    try:
-        answer = httpx.get(f"{upstream.base_url}/account", timeout=TIMEOUT_S, trust_env=False)
-        there = email.utils.parsedate_to_datetime(answer.headers["date"]).timestamp()
-    except (httpx.HTTPError, KeyError, ValueError):
-        return Finding("clock", True, "not compared: the upstream tells no time")
-    skew_s = time.time() - there
-    if abs(skew_s) > CLOCK_SKEW_S:
-        return Finding(
-            "clock", False, f"{skew_s:+.0f} s against {upstream.name}", "synchronise this machine's clock (NTP)"
-        )
-    return Finding("clock", True, f"{skew_s:+.0f} s against {upstream.name}")
+def _clock(settings: Settings) -> Finding:
+    """Against the first Replicate upstream that tells the time, and against the data folder's disk."""
+    with tempfile.NamedTemporaryFile(dir=settings.data_dir, prefix=".doctor-") as file:
+        skews_s = {"the data folder's disk": time.time() - os.stat(file.name).st_mtime}
+    for upstream in settings.upstream:
+        if isinstance(upstream, ReplicateUpstreamSettings):
+            try:
+                answer = httpx.get(f"{upstream.base_url}/account", timeout=TIMEOUT_S, trust_env=False)
+                there = email.utils.parsedate_to_datetime(answer.headers["date"]).timestamp()
+            except (httpx.HTTPError, KeyError, ValueError):
+                continue
+            skews_s[upstream.name] = time.time() - there
+            break
+    detail = ", ".join(f"{skew_s:+.0f} s against {name}" for name, skew_s in skews_s.items())
+    if any(abs(skew_s) > CLOCK_SKEW_S for skew_s in skews_s.values()):
+        return Finding("clock", False, detail, "synchronise this machine's clock (NTP)")
+    return Finding("clock", True, detail)
+
+
+def _own_tokens(settings: Settings) -> Finding:
+    if settings.auth.tokens:
+        return Finding("own tokens", True, f"{len(settings.auth.tokens)} set; models without accounts need one")
+    return Finding("own tokens", True, "none set; models without accounts are open to everybody on this machine")
 
 
 def _cog(name: str, url: str) -> Finding:
