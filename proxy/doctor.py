@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -49,25 +50,25 @@ def diagnose(settings: Settings, token: str | None) -> Iterator[Finding]:
         token: a credential for the Replicate upstream, to be checked there; ``None`` when there is none.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("folder", lambda: _folder(settings)),
-        ("disk", lambda: _disk(settings)),
-        ("fsync", lambda: _fsync(settings)),
-        ("public URL", lambda: _public_url(settings)),
-        ("trust", lambda: _trust(settings)),
-        ("proxy", lambda: _proxy(settings)),
-        ("clock", lambda: _clock(settings)),
+        ("folder", partial(_folder, settings)),
+        ("disk", partial(_disk, settings)),
+        ("fsync", partial(_fsync, settings)),
+        ("public URL", partial(_public_url, settings)),
+        ("trust", partial(_trust, settings)),
+        ("proxy", partial(_proxy, settings)),
+        ("clock", partial(_clock, settings)),
     ]
     for upstream in settings.upstream:
         if isinstance(upstream, ReplicateUpstreamSettings):
-            checks.append((upstream.name, lambda one=upstream: _replicate(one)))  # type: ignore[misc]
-            checks.append(("credential", lambda one=upstream: _credential(one, token)))  # type: ignore[misc]
+            checks.append((upstream.name, partial(_replicate, upstream)))
+            checks.append(("credential", partial(_credential, upstream, token)))
         elif upstream.kind == "cog":
             for url in upstream.urls:
-                checks.append((upstream.name, lambda url=url, name=upstream.name: _cog(name, url)))  # type: ignore[misc]
+                checks.append((upstream.name, partial(_cog, upstream.name, url)))
         else:
-            checks.append((upstream.name, lambda one=upstream: _local(one.name, one.path)))  # type: ignore[misc]
+            checks.append((upstream.name, partial(_local, upstream.name, upstream.path)))
     if any(upstream.kind != "replicate" for upstream in settings.upstream):
-        checks.append(("own tokens", lambda: _own_tokens(settings)))
+        checks.append(("own tokens", partial(_own_tokens, settings)))
     for name, check in checks:
         try:
             yield check()

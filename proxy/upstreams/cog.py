@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 import orjson
 import structlog
 
-from proxy.core.errors import InvalidJson, NotFound, UpstreamUnavailable
+from proxy.core.errors import InvalidJson, UpstreamUnavailable
+from proxy.upstreams.accountless import WithoutAccounts
 from proxy.upstreams.base import (
     Credential,
     Job,
@@ -30,10 +31,7 @@ from proxy.upstreams.base import (
     OutputAccess,
     Progress,
     Readiness,
-    RelayRequest,
-    RelayResponse,
     UpstreamKind,
-    Verdict,
 )
 from proxy.upstreams.cog_client import CogClient, Spoken
 from proxy.upstreams.cog_versions import Build, VersionBook, build_from_openapi
@@ -85,7 +83,7 @@ class _Site:
     setup_at: str | None = None
 
 
-class CogUpstream:
+class CogUpstream(WithoutAccounts):
     """An ``Upstream`` of running Cog servers.
 
     Args:
@@ -97,7 +95,6 @@ class CogUpstream:
     """
 
     kind: UpstreamKind = "cog"
-    has_accounts = False
 
     def __init__(
         self,
@@ -147,14 +144,6 @@ class CogUpstream:
         if outcome.status == "succeeded":
             await self._book.keep(job.target.model)
         return outcome
-
-    async def check(self, credential: Credential) -> Verdict:
-        """Cog has no accounts to ask."""
-        return Verdict(is_accepted=None)
-
-    async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
-        """There is nothing behind Cog to pass a request on to."""
-        raise NotFound("The requested resource could not be found.")
 
     async def readiness(self) -> Readiness:
         """See ``Upstream.readiness``."""

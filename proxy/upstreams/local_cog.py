@@ -21,7 +21,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from proxy.core.errors import NotFound, UpstreamUnavailable
+from proxy.core.errors import UpstreamUnavailable
+from proxy.upstreams.accountless import WithoutAccounts
 from proxy.upstreams.base import (
     Credential,
     Job,
@@ -31,10 +32,7 @@ from proxy.upstreams.base import (
     OutputAccess,
     Progress,
     Readiness,
-    RelayRequest,
-    RelayResponse,
     UpstreamKind,
-    Verdict,
 )
 from proxy.upstreams.cog_client import CogClient
 from proxy.upstreams.cog_versions import VersionBook
@@ -58,7 +56,7 @@ SCRATCH = Path("/tmp/coglet/predictions")  # noqa: S108
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class LocalCog:
+class LocalCog(WithoutAccounts):
     """An ``Upstream`` of copies that it starts itself.
 
     Args:
@@ -70,7 +68,6 @@ class LocalCog:
     """
 
     kind: UpstreamKind = "local"
-    has_accounts = False
     output_access = OutputAccess()  # Cog gives its files as data URLs
 
     def __init__(
@@ -141,14 +138,6 @@ class LocalCog:
         if outcome.status == "succeeded":
             await self._book.keep(job.target.model)
         return outcome
-
-    async def check(self, credential: Credential) -> Verdict:
-        """Cog has no accounts to ask."""
-        return Verdict(is_accepted=None)
-
-    async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
-        """There is nothing behind Cog to pass a request on to."""
-        raise NotFound("The requested resource could not be found.")
 
     async def readiness(self) -> Readiness:
         """See ``Upstream.readiness``; ``cold`` is well, a run would start a copy."""

@@ -1,0 +1,20 @@
+"""What Cog's upstreams have in common by what Cog lacks: accounts, and an API to pass requests on to."""
+
+from __future__ import annotations
+
+from proxy.core.errors import NotFound
+from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Verdict
+
+
+class WithoutAccounts:
+    """Part of an ``Upstream`` in front of Cog."""
+
+    has_accounts = False
+
+    async def check(self, credential: Credential) -> Verdict:
+        """Cog has no accounts to ask."""
+        return Verdict(is_accepted=None)
+
+    async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
+        """There is nothing behind Cog to pass a request on to."""
+        raise NotFound("The requested resource could not be found.")
