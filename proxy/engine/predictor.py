@@ -7,60 +7,31 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import orjson
-import structlog
 
-from proxy.core.errors import HotplateError, InputInvalid, Overloaded, UpstreamRefused
-from proxy.core.ids import IdMint, PredictionId, new_execution_id, new_record_id
+from proxy.core.errors import InputInvalid, UpstreamRefused
+from proxy.core.ids import IdMint, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
-from proxy.core.outputs import plan_output, substitute
-from proxy.core.policy import Cached, LookupPlan, Store, is_fresh, plan_lookup, plan_store
+from proxy.core.policy import Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
-from proxy.engine.coalescer import Coalescer, Flight, Landed
+from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.ingestor import Ingestor
-from proxy.engine.journal import INTERRUPTED, Journal
+from proxy.engine.journal import Journal
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
-from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
-from storage.digest import PredictionKey, Scope
-from storage.errors import StorageError
-from storage.records import JsonObject, ResultRecord
+from proxy.engine.runs import Create, Prepared, RunObserver, Runs
+from storage.digest import Scope
+from storage.records import ResultRecord
 from storage.results import ResultStore
-
-UPSTREAM_WAIT_MAX_S = 5.0
-"""Longest that an upstream is asked to hold its answer to a create. A quick model then answers in one call, and
-whoever joins meanwhile without wanting to wait is not held for longer."""
 
 CLOCK_TOLERANCE_S = 3600.0
 """A result that began later than a prediction by more than this is another one that drew the same random number.
 Less may be a clock that was set back; predictions so young are known by ``RecentPredictions``."""
-
-_log = structlog.get_logger("hotplate.predictor")
-
-
-@dataclass(frozen=True, slots=True)
-class Create:
-    """A create request, resolved: who asks what of whom.
-
-    Attributes:
-        cache_control: the request's ``Cache-Control`` header.
-        wants_s: seconds for which the client waits for the answer.
-    """
-
-    upstream: Upstream
-    target: ModelTarget
-    given: JsonObject
-    credential: Credential | None
-    scope: Scope
-    cache_control: str | None
-    wants_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +43,6 @@ class Hit:
     template: HitTemplate
     input_json: bytes
     created_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What is known before any look-up: the model, what will be sent, and the key unless the cache is bypassed."""
-
-    described: ModelDescription
-    plan: LookupPlan
-    sent: JsonObject
-    key_input: JsonObject
-    key: PredictionKey | None
-
-
-RunObserver = Callable[[str, Outcome], None]
-"""Told the upstream's name and the end of each run."""
 
 
 class Predictor:
@@ -109,15 +65,14 @@ class Predictor:
     ) -> None:
         self._results = results
         self._coalescer = coalescer
-        self._ingestor = ingestor
         self._renderer = renderer
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
         self._journal = journal
         self._cache_enabled = cache_enabled
-        self._observe_run = observe_run
         self._now = now
+        self._runs = Runs(results, ingestor, renderer, gatekeeper, journal, observe_run, now)
 
     async def prepare(self, create: Create) -> Prepared:
         """Describe the model, normalise the input, derive the key.
@@ -184,11 +139,8 @@ class Predictor:
 
     async def _look_up(self, create: Create, prepared: Prepared) -> Hit | None:
         assert prepared.key is not None
-        record = self._results.peek(prepared.key) or await self._results.get_complete(prepared.key)
-        now = self._now()
-        if record is None or record.scope != create.scope:
-            return None
-        if not is_fresh(record.completed_at, is_pinned=prepared.described.is_pinned, now=now):
+        record = await self._runs.find_fresh(prepared.key, create, prepared)
+        if record is None:
             return None
         gate = self._gatekeeper
         if not gate.is_accepted_now(create.upstream, create.scope) and not await gate.is_accepted(
@@ -201,6 +153,7 @@ class Predictor:
                 template = await self._renderer.template(record)
             except OutputGone:
                 return None
+        now = self._now()
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
         self._recent.add_served(prediction_id, create.scope, input_json, now)
@@ -212,153 +165,10 @@ class Predictor:
         flight = self._coalescer.find(prepared.key) if prepared.key is not None and is_shared else None
         is_follower = flight is not None
         if flight is None:
-            flight = Flight(new_record_id(), prepared.key if is_shared else None, now)
-            self._coalescer.lead(flight, lambda flight: self._fly(flight, create, prepared))
+            flight = self._runs.plan_flight(prepared.key if is_shared else None, now)
+            self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
         return flight, is_follower
-
-    async def _fly(self, flight: Flight, create: Create, prepared: Prepared) -> None:
-        """The work of a flight; always ends in ``land`` or ``refuse``."""
-        try:
-            landed = await self._run(flight, create, prepared)
-        except asyncio.CancelledError:
-            if flight.sharers <= 0:
-                landed = self._ended_badly(flight, "canceled", None)
-            elif flight.was_accepted:
-                # Nobody has cancelled, the proxy is stopping: clients would take "canceled" for their own wish.
-                landed = self._ended_badly(flight, "failed", INTERRUPTED)
-            else:
-                flight.refuse(Overloaded("the proxy is stopping", retry_after_s=1.0))
-                return
-        except HotplateError as error:
-            if not flight.was_accepted:
-                flight.refuse(error)
-                return
-            landed = self._ended_badly(flight, "failed", error.detail)
-        except Exception as error:
-            _log.exception("run_broke")
-            if not flight.was_accepted:
-                flight.refuse(HotplateError("the proxy failed while it asked the model service"))
-                return
-            landed = self._ended_badly(flight, "failed", f"the proxy failed: {type(error).__name__}")
-        flight.land(landed)
-        self._journal.ended(
-            flight.record_id, create.scope, prepared.described, flight.started_at, landed.outcome, landed.is_stored
-        )
-
-    async def _run(self, flight: Flight, create: Create, prepared: Prepared) -> Landed:
-        if flight.key is not None:
-            stored = await self._look_up_inside(flight.key, create, prepared)
-            if stored is not None:
-                flight.record_id = stored.record_id
-                return self._found_inside(stored)
-        # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
-        while await self._results.find_complete(flight.record_id) is not None:
-            flight.record_id = new_record_id()
-        job = Job(
-            id=new_execution_id(),
-            target=create.target,
-            version=prepared.described.version,
-            input=prepared.sent,
-            credential=create.credential,
-            wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
-        )
-
-        def report(progress: Progress) -> None:
-            if not flight.was_accepted:
-                self._gatekeeper.accept(create.scope)
-                self._journal.started(flight.record_id, create.scope, prepared.described, flight.started_at)
-            flight.report(progress)
-
-        outcome = await create.upstream.run(job, report)
-        self._observe_run(create.upstream.name, outcome)
-        if outcome.status != "succeeded":
-            return Landed(replace(outcome, output=None), None, is_stored=False)
-        return await self._take_in(flight, create, prepared, outcome)
-
-    async def _look_up_inside(self, key: PredictionKey, create: Create, prepared: Prepared) -> ResultRecord | None:
-        """What another flight has stored between this request's look-up and its entry in the table.
-
-        It is a hit, so it needs what a hit needs: a request that came here because nobody could be asked about its
-        credential, or because a file of the result was gone, gets no hit by this way either.
-        """
-        record = await self._results.get_complete(key)
-        if record is None or record.scope != create.scope:
-            return None
-        if not is_fresh(record.completed_at, is_pinned=prepared.described.is_pinned, now=self._now()):
-            return None
-        if not self._gatekeeper.is_accepted_now(create.upstream, create.scope):
-            return None
-        try:
-            await self._renderer.template(record)
-        except OutputGone:
-            return None
-        return record
-
-    async def _take_in(self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome) -> Landed:
-        """Store what a successful run gave: blobs first, record last."""
-        access = create.upstream.output_access
-        files = plan_output(outcome.output, access)
-        wants_store = isinstance(prepared.plan, Cached) and not files.foreign
-        ingested = await self._ingestor.ingest(files, access, keep=wants_store)
-        record = ResultRecord(
-            record_id=flight.record_id,
-            key=prepared.key or PredictionKey(bytes(32)),
-            scope=create.scope,
-            upstream=create.upstream.name,
-            model=prepared.described.model,
-            version=prepared.described.version,
-            input=prepared.key_input,
-            output=substitute(outcome.output, [(file.path, None) for file in ingested.files]),
-            files=ingested.files,
-            logs=outcome.logs,
-            metrics=outcome.metrics,
-            created_at=flight.started_at,
-            started_at=outcome.started_at,
-            completed_at=outcome.completed_at,
-            boot_s=outcome.boot_s,
-            upstream_id=outcome.upstream_id,
-        )
-        stored_files = len(ingested.files) if ingested.are_stored else 0
-        decision = plan_store(prepared.plan, outcome.status, files, stored_files)
-        is_stored = False
-        if isinstance(decision, Store):
-            try:
-                await self._results.put(record)
-                is_stored = True
-            except StorageError as error:
-                _log.warning("result_not_stored", reason=type(error).__name__, detail=str(error))
-        left = tuple((file.path, file.url) for file in ingested.left)
-        # Files may stand in the output as megabytes of base64, and a flight is remembered for an hour.
-        return Landed(replace(outcome, output=None), record, is_stored, left)
-
-    def _found_inside(self, record: ResultRecord) -> Landed:
-        outcome = Outcome(
-            status="succeeded",
-            output=None,
-            error=None,
-            logs=record.logs,
-            metrics=record.metrics,
-            started_at=record.started_at,
-            completed_at=record.completed_at,
-            upstream_id=record.upstream_id,
-        )
-        return Landed(outcome, record, is_stored=True)
-
-    def _ended_badly(self, flight: Flight, status: Literal["failed", "canceled"], error: str | None) -> Landed:
-        now = self._now()
-        progress = flight.progress
-        outcome = Outcome(
-            status=status,
-            output=None,
-            error=error,
-            logs=progress.logs if progress else "",
-            metrics={},
-            started_at=progress.at if progress else now,
-            completed_at=now,
-            upstream_id=progress.upstream_id if progress else None,
-        )
-        return Landed(outcome, None, is_stored=False)
 
     # -- predictions that exist ------------------------------------------------------------------------
 

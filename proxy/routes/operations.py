@@ -17,7 +17,7 @@ from proxy.core.entitlement import parse_authorization
 from proxy.core.errors import Unauthenticated
 from proxy.core.keys import KEY_VERSION
 from proxy.core.requests import parse_create
-from proxy.engine.predictor import Create
+from proxy.engine.runs import Create
 from proxy.routes.exchange import PRIVATE, Exchange, Handler
 from proxy.services import Services
 from proxy.upstreams.base import Credential

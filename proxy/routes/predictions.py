@@ -15,8 +15,9 @@ from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, prediction_url, render_prediction
 from proxy.core.requests import CreateBody, is_slug, parse_create, parse_prefer_wait
 from proxy.engine.coalescer import Landed
-from proxy.engine.predictor import Create, Hit
+from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
+from proxy.engine.runs import Create
 from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
 from proxy.routes.passthrough import Passthrough
 from proxy.services import Services

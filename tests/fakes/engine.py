@@ -15,9 +15,10 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
-from proxy.engine.predictor import Create, Hit, Predictor
+from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import Renderer
+from proxy.engine.runs import Create
 from proxy.engine.spool import Spool
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage

@@ -12,10 +12,11 @@ from proxy.core.errors import InputInvalid, Overloaded, UpstreamRefused, Upstrea
 from proxy.core.policy import UNPINNED_TTL_S, Bypass, Cached
 from proxy.core.predictions import Prediction, render_prediction
 from proxy.core.schemas import parse_schema
-from proxy.engine import predictor as predictor_module
+from proxy.engine import runs as runs_module
 from proxy.engine.journal import INTERRUPTED
-from proxy.engine.predictor import UPSTREAM_WAIT_MAX_S, Hit
+from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
+from proxy.engine.runs import UPSTREAM_WAIT_MAX_S
 from proxy.upstreams.base import Job, ModelDescription, Verdict
 from storage.digest import RecordId, hash_bytes
 from storage.errors import StorageUnavailable
@@ -1008,7 +1009,7 @@ async def test_id_that_is_not_ours_is_nobodys(text: str) -> None:
 async def test_number_of_a_live_result_is_not_given_to_another_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise the ids of the second run would, once memory forgets it, show the first one's picture."""
     drawn = iter([RecordId(1), RecordId(1), RecordId(1), RecordId(2), RecordId(3)])
-    monkeypatch.setattr(predictor_module, "new_record_id", lambda: next(drawn))
+    monkeypatch.setattr(runs_module, "new_record_id", lambda: next(drawn))
     engine = Engine()
     await engine.run({"seed": 1})
     engine.upstream.status = "failed"
@@ -1020,7 +1021,7 @@ async def test_number_of_a_live_result_is_not_given_to_another_run(monkeypatch: 
 
 
 async def test_old_id_never_shows_a_result_that_drew_its_number_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor_module, "new_record_id", lambda: RecordId(1))
+    monkeypatch.setattr(runs_module, "new_record_id", lambda: RecordId(1))
     engine = Engine()
     engine.upstream.status = "failed"
     old = await engine.run({"seed": 1})
