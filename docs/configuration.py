@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
@@ -78,7 +78,10 @@ def _table(model: type[BaseModel], prefix: str, *, skip_sections: bool = False) 
 
 
 def _type(annotation: Any) -> str:
+    """A word for a type; annotated ones are the URLs."""
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return "URL"
     if origin is Literal:
         return " \\| ".join(f"`{value}`" for value in get_args(annotation))
     if origin in (Union, UnionType):

@@ -18,9 +18,11 @@ from starlette.types import ASGIApp
 from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
+from proxy.core.outputs import OutputAccess
 from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
@@ -46,6 +48,7 @@ from proxy.settings import (
     SettingsError,
     UpstreamSettings,
 )
+from proxy.upstreams.addresses import parse_origin
 from proxy.upstreams.base import Outcome, Upstream
 from proxy.upstreams.catalog import Catalog, Entry
 from proxy.upstreams.cog import CogSpec, CogUpstream
@@ -76,6 +79,18 @@ def demo_model_dir() -> Path:
     return packaged if packaged.is_dir() else Path(__file__).parent.parent / "deploy" / "demo-model"
 
 
+def make_data_dir(data_dir: Path) -> None:
+    """Make the data folder, closed to other users, before anything makes a folder in it.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"data_dir: {data_dir}: {error.strerror}") from error
+
+
 def load_secret(data_dir: Path) -> Secrets:
     """The server's secret, made at the first start; the file is 0600 from its creation.
 
@@ -84,7 +99,6 @@ def load_secret(data_dir: Path) -> Secrets:
     """
     path = data_dir / "secret.key"
     try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
             fresh = data_dir / f".secret.{os.getpid()}.{entropy.token_hex(4)}"
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -110,6 +124,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         SettingsError: the data folder's secret cannot be used.
         StorageError: the store cannot be opened.
     """
+    make_data_dir(settings.data_dir)
     secrets = load_secret(settings.data_dir)
     stored_share = ByteSize(int(settings.storage.memory_bytes * (1 - TEMPLATES_SHARE)))
     storage = await open_storage(settings.data_dir, settings.storage.model_copy(update={"memory_bytes": stored_share}))
@@ -175,6 +190,7 @@ def _services(
             spool,
             int(settings.storage.memory_bytes * TEMPLATES_SHARE),
         ),
+        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
         gatekeeper=gatekeeper,
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
@@ -197,6 +213,15 @@ def _services(
         metrics=metrics,
         now=time.time,
     )
+
+
+def _input_access(settings: Settings) -> dict[str, OutputAccess]:
+    """By upstream, the origins that the operator named for file inputs."""
+    return {
+        one.name: OutputAccess(origins=tuple(parse_origin(origin) for origin in one.input_origins))
+        for one in settings.upstream
+        if one.kind != "replicate"
+    }
 
 
 def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
@@ -238,9 +263,12 @@ def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Up
 
 
 def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
+    model_dir = one.path or demo_model_dir()
+    if not (model_dir / "cog.yaml").is_file():
+        raise SettingsError(f"upstream.{one.name}.path: {model_dir} has no cog.yaml")
     return LocalCogSpec(
         name=one.name,
-        model_dir=one.path or demo_model_dir(),
+        model_dir=model_dir,
         max_copies=one.max_copies,
         idle_timeout_s=one.idle_timeout_s,
         boot_deadline_s=one.boot_deadline_s,

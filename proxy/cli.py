@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy import __version__, logs
+from proxy.app import make_data_dir
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
 from proxy.demo import UPSTREAM, DemoFailed, run_demo
 from proxy.doctor import diagnose
@@ -143,7 +144,10 @@ def run_command(context: typer.Context, config: ConfigOption = None, tls: TlsOpt
 
 
 def _client_environment(settings: Settings) -> dict[str, str]:
-    files = tls_files(settings) if settings.tls.mode == "local-ca" else None
+    files = None
+    if settings.tls.mode == "local-ca":
+        make_data_dir(settings.data_dir)
+        files = tls_files(settings)
     ca_file = files.ca_file if files is not None else None
     ca_bundle_file = files.ca_bundle_file if files is not None else None
     return client_environment(listening_url(settings), ca_file, ca_bundle_file)
@@ -166,12 +170,16 @@ def explain(
         headers["Authorization"] = f"Bearer {settings.admin.token.get_secret_value()}"
     if token := os.environ.get("REPLICATE_API_TOKEN"):
         headers["X-Explain-Authorization"] = f"Bearer {token}"
-    url = f"http://{settings.admin.host}:{settings.admin.port}/_hotplate/explain"
+    host = f"[{settings.admin.host}]" if ":" in settings.admin.host else settings.admin.host
+    url = f"http://{host}:{settings.admin.port}/_hotplate/explain"
     try:
         answer = httpx.post(url, content=body, headers=headers, timeout=30.0, trust_env=False)
     except httpx.HTTPError as error:
         raise SettingsError(f"explain: no proxy answers at {url}: start it with hotplate serve") from error
-    document = answer.json()
+    try:
+        document = answer.json()
+    except ValueError as error:
+        raise SettingsError(f"explain: something else answers at {url}: correct admin.port") from error
     if answer.is_error:
         raise SettingsError(f"explain: {document.get('title')}: {document.get('detail')}".strip())
     if as_json:

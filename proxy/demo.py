@@ -168,6 +168,7 @@ class _History:
     def add(self, run: dict[str, Any]) -> None:
         self.runs.append(run)
         fresh = self._path.with_suffix(".tmp")
+        fresh.touch(mode=0o600)
         fresh.write_text(json.dumps(self.runs, indent=1), encoding="utf-8")
         fresh.replace(self._path)
 

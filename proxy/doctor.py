@@ -174,7 +174,10 @@ def _replicate(upstream: ReplicateUpstreamSettings) -> Finding:
     except httpx.HTTPError as error:
         detail = f"{upstream.base_url}: {error or type(error).__name__}"
         return Finding(upstream.name, False, detail, f"correct base_url of upstream {upstream.name!r}, or the network")
-    return Finding(upstream.name, True, f"{upstream.base_url} answers ({answer.status_code} without a credential)")
+    detail = f"{upstream.base_url} answers ({answer.status_code} without a credential)"
+    if answer.status_code not in (200, 401, 403):
+        return Finding(upstream.name, False, detail, f"correct base_url of upstream {upstream.name!r}")
+    return Finding(upstream.name, True, detail)
 
 
 def _credential(upstream: ReplicateUpstreamSettings, token: str | None) -> Finding:

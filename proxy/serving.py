@@ -22,7 +22,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from proxy import tls
-from proxy.app import Application, build_application
+from proxy.app import Application, build_application, make_data_dir
 from proxy.logs import RequestLog
 from proxy.settings import Settings, SettingsError
 
@@ -126,6 +126,7 @@ async def serve(
         SettingsError: an address or a certificate cannot be used.
         StorageError: the data folder cannot be used.
     """
+    make_data_dir(settings.data_dir)
     files = tls_files(settings)
     public_socket = _bind(settings.public.host, settings.public.port, "public.port")
     admin_socket = _bind(settings.admin.host, settings.admin.port, "admin.port")

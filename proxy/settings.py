@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ByteSize,
     ConfigDict,
@@ -42,6 +43,13 @@ OutputUrls = Literal["auto", "url", "data"]
 
 class SettingsError(Exception):
     """A setting is wrong; the text is one line that names the field and what it may be."""
+
+
+def _check_token(token: SecretStr) -> None:
+    """An empty or short token protects nothing, and one that no header can carry opens nothing."""
+    text = token.get_secret_value()
+    if len(text) < 16 or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a token must have at least 16 characters, ASCII and without spaces")
 
 
 class _Section(BaseModel):
@@ -77,8 +85,16 @@ class AdminSettings(_Section):
     port: int = Field(default=DEFAULT_ADMIN_PORT, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     token: SecretStr | None = Field(
         default=None,
-        description="Bearer token that every admin request must carry. Needed when the host is not loopback.",
+        description="Bearer token that every admin request but `/livez` and `/readyz` must carry. Needed when the host "
+        "is not loopback.",
     )
+
+    @field_validator("token")
+    @classmethod
+    def _usable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_token(value)
+        return value
 
 
 class TlsSettings(_Section):
@@ -119,9 +135,9 @@ class AuthSettings(_Section):
 
     @field_validator("tokens")
     @classmethod
-    def _long_enough(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-        if any(len(token.get_secret_value()) < 16 for token in value):
-            raise ValueError("each token must have at least 16 characters")
+    def _usable(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for token in value:
+            _check_token(token)
         return value
 
 
@@ -178,16 +194,32 @@ class _UpstreamBase(_Section):
     )
 
 
+def _check_url(text: str) -> str:
+    if not _BASE_URL.fullmatch(text.rstrip("/")):
+        raise ValueError(f"{text!r} must be http:// or https://, a host, perhaps a port and a path, and nothing else")
+    return text
+
+
+def _check_origin(text: str) -> str:
+    if "/" in _check_url(text).partition("://")[2]:
+        raise ValueError(f"{text!r} must be a scheme, a host and perhaps a port, without a path")
+    return text
+
+
+HttpUrl = Annotated[str, AfterValidator(_check_url)]
+HttpOrigin = Annotated[str, AfterValidator(_check_origin)]
+
+
 class ReplicateUpstreamSettings(_UpstreamBase):
     """Any Replicate-compatible API."""
 
     kind: Literal["replicate"]
-    base_url: str = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
+    base_url: HttpUrl = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
     deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
     output_hosts: tuple[str, ...] = Field(
         default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
     )
-    output_origins: tuple[str, ...] = Field(
+    output_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
         description="Further origins for outputs, e.g. `http://10.0.0.5:9000`; named here, they may be private.",
     )
@@ -197,11 +229,16 @@ class CogUpstreamSettings(_UpstreamBase):
     """The user's own Cog servers for one model."""
 
     kind: Literal["cog"]
-    urls: tuple[str, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
+    urls: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
     slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
     queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
+    input_origins: tuple[HttpOrigin, ...] = Field(
+        default=(),
+        description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
+        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
+    )
 
 
 class LocalUpstreamSettings(_UpstreamBase):
@@ -219,6 +256,11 @@ class LocalUpstreamSettings(_UpstreamBase):
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     simulated_download_s: float = Field(
         default=0.0, ge=0, description="Pretended download of weights before a boot; shown apart, never as part of it."
+    )
+    input_origins: tuple[HttpOrigin, ...] = Field(
+        default=(),
+        description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
+        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
     )
     environment: dict[str, str] = Field(
         default_factory=dict, description="Further environment variables for the model."
@@ -259,6 +301,13 @@ class Settings(BaseSettings):
         min_length=1,
         description="Model services, in order; default: Replicate's API for every model.",
     )
+
+    @field_validator("data_dir")
+    @classmethod
+    def _is_folder(cls, value: Path) -> Path:
+        if value == Path():
+            raise ValueError("must name a folder")
+        return value.expanduser().absolute()
 
     @model_validator(mode="after")
     def _is_safe(self) -> Settings:

@@ -20,6 +20,7 @@ from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.recent import RecentPredictions, Running
@@ -55,6 +56,7 @@ class Predictor:
         coalescer: Coalescer,
         ingestor: Ingestor,
         renderer: Renderer,
+        file_inputs: FileInputs,
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
@@ -72,7 +74,7 @@ class Predictor:
         self._journal = journal
         self._cache_enabled = cache_enabled
         self._now = now
-        self._runs = Runs(results, ingestor, renderer, gatekeeper, journal, observe_run, now)
+        self._runs = Runs(results, ingestor, renderer, file_inputs, gatekeeper, journal, observe_run, now)
 
     async def prepare(self, create: Create) -> Prepared:
         """Describe the model, normalise the input, derive the key.

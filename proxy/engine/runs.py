@@ -18,6 +18,7 @@ from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import Cached, LookupPlan, Store, is_fresh, plan_store
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import INTERRUPTED, Journal
 from proxy.engine.renderer import OutputGone, Renderer
@@ -75,6 +76,7 @@ class Runs:
         results: ResultStore,
         ingestor: Ingestor,
         renderer: Renderer,
+        file_inputs: FileInputs,
         gatekeeper: Gatekeeper,
         journal: Journal,
         observe_run: RunObserver,
@@ -83,6 +85,7 @@ class Runs:
         self._results = results
         self._ingestor = ingestor
         self._renderer = renderer
+        self._file_inputs = file_inputs
         self._gatekeeper = gatekeeper
         self._journal = journal
         self._observe_run = observe_run
@@ -138,11 +141,14 @@ class Runs:
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
             flight.record_id = new_record_id()
+        sent = prepared.sent
+        if create.upstream.kind != "replicate":
+            sent = await self._file_inputs.inline(create.upstream.name, sent, prepared.described.schema)
         job = Job(
             id=new_execution_id(),
             target=create.target,
             version=prepared.described.version,
-            input=prepared.sent,
+            input=sent,
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
         )

@@ -1,6 +1,6 @@
 """The operator's listener: ``/livez``, ``/readyz``, ``/metrics``, ``/_hotplate/*``.
 
-Loopback by default; with a token set, every request must carry it.
+Loopback by default; with a token set, every request but the two probes must carry it.
 """
 
 from __future__ import annotations
@@ -39,8 +39,7 @@ class Operations:
             exchange.note.outcome = "admin"
             if self._token is not None:
                 credential = exchange.credential()
-                given = credential.token.encode() if credential is not None else b""
-                if not hmac.compare_digest(given, self._token):
+                if credential is None or not hmac.compare_digest(credential.token.encode(), self._token):
                     raise Unauthenticated("this listener needs the admin token")
             await handler(exchange)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from proxy.core.errors import NotFound
+from proxy.core.errors import HotplateError, NotFound, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstreams.base import ModelTarget, Upstream
 
 
@@ -43,22 +43,33 @@ class Catalog:
 
         Raises:
             NotFound: nobody serves it.
+            UpstreamUnavailable, UpstreamTimeout: it may be that of an upstream that cannot be asked now.
         """
         if model is not None:
             owner, name = model
             return self.serving(f"{owner}/{name}"), ModelTarget(owner, name, version)
+        unknown: HotplateError | None = None
         for entry in self._entries:
-            if not entry.upstream.has_accounts:
-                for glob in entry.models:
-                    owner, _, name = glob.partition("/")
-                    target = ModelTarget(owner, name, version)
-                    try:
-                        described = await entry.upstream.describe(target, None)
-                    except NotFound:
-                        continue
-                    if described.version == version:
-                        return entry.upstream, target
-        return self.relay(), ModelTarget("", "", version)
+            if entry.upstream.has_accounts:
+                continue
+            # The version alone is asked for as well, since globs may name no model at all.
+            for glob in ("/", *(glob for glob in entry.models if _is_literal(glob))):
+                owner, _, name = glob.partition("/")
+                target = ModelTarget(owner, name, version)
+                try:
+                    described = await entry.upstream.describe(target, None)
+                except NotFound:
+                    continue
+                except (UpstreamUnavailable, UpstreamTimeout) as error:
+                    unknown = error
+                    continue
+                if described.version == version:
+                    owner, _, name = described.model.partition("/")
+                    return entry.upstream, ModelTarget(owner, name, version)
+        try:
+            return self.relay(), ModelTarget("", "", version)
+        except NotFound:
+            raise (unknown or NotFound("The requested resource could not be found.")) from None
 
     def relay(self) -> Upstream:
         """The upstream to which everything goes that Hotplate does not handle.
@@ -70,3 +81,7 @@ class Catalog:
             if upstream.kind == "replicate":
                 return upstream
         raise NotFound("The requested resource could not be found.")
+
+
+def _is_literal(glob: str) -> bool:
+    return not any(mark in glob for mark in "*?[")

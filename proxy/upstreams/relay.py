@@ -28,6 +28,7 @@ _REQUEST_DROPPED = frozenset(
 _RESPONSE_DROPPED = frozenset(
     {
         "alt-svc",
+        "date",  # the listener's own
         "nel",
         "public-key-pins",
         "report-to",

@@ -13,6 +13,7 @@ from proxy.core.ids import IdMint
 from proxy.core.secrets import Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Hit, Predictor
@@ -93,6 +94,14 @@ class Engine:
             coalescer=self.coalescer,
             ingestor=self.ingestor,
             renderer=self.renderer,
+            file_inputs=FileInputs(
+                self.egress,  # type: ignore[arg-type]
+                base_url,
+                self.addresses,
+                self.storage.blobs,
+                self.spool,
+                {},
+            ),
             gatekeeper=self.gatekeeper,
             mint=IdMint(self.secrets),
             recent=self.recent,

@@ -78,7 +78,8 @@ async def test_result_is_kept_when_every_caller_has_left(proxy: ProxyProcess) ->
         leaving.cancel()
         await asyncio.wait([leaving])
         for _ in range(200):
-            if proxy.runs() == runs + 1:
+            status = (await http.get(f"{proxy.admin_url}/_hotplate/status")).json()
+            if status["runs_in_flight"] == 0:
                 break
             await asyncio.sleep(0.05)
         again = await http.post(CREATE, json=given, headers=WAIT)

@@ -117,13 +117,13 @@ def test_sigterm_lets_a_waiting_request_finish(tmp_path: Path) -> None:
 
 
 def test_admin_listener_answers(tmp_path: Path) -> None:
-    config = local_config() + "\n[admin]\ntoken = 'an-admin-token'\n"
+    config = local_config() + "\n[admin]\ntoken = 'an-admin-token-of-ours'\n"
     with running_proxy(tmp_path / "data", config) as proxy:
         get = lambda path, **headers: httpx.get(proxy.admin_url + path, headers=headers, trust_env=False)  # noqa: E731
         assert get("/livez").json() == {"status": "ok"}
         assert get("/readyz").json() == {"status": "ok"}
         assert get("/metrics").status_code == 401
-        known = {"Authorization": "Bearer an-admin-token"}
+        known = {"Authorization": "Bearer an-admin-token-of-ours"}
         assert "hotplate_requests_total" in get("/metrics", **known).text
         status = get("/_hotplate/status", **known).json()
         assert [one["state"] for one in status["upstreams"]] == ["cold"]

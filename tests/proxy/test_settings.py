@@ -111,10 +111,10 @@ def test_settings_cannot_be_changed_afterwards() -> None:
 
 
 def test_secrets_do_not_show_themselves() -> None:
-    settings = loaded(f'auth.tokens = ["{OWN_TOKEN}"]\nadmin.token = "an-admin-token"')
+    settings = loaded(f'auth.tokens = ["{OWN_TOKEN}"]\nadmin.token = "an-admin-token-of-ours"')
     for shown in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json()):
         assert OWN_TOKEN not in shown
-        assert "an-admin-token" not in shown
+        assert "an-admin-token-of-ours" not in shown
 
 
 # -- wrong ones ----------------------------------------------------------------------------------------
@@ -247,7 +247,7 @@ def test_upstream_with_accounts_needs_no_tokens_of_ours() -> None:
 
 def test_operators_listener_beyond_loopback_needs_its_token() -> None:
     assert complaint('admin.host = "0.0.0.0"').startswith("admin.token: must be set")
-    assert loaded('admin.host = "0.0.0.0"\nadmin.token = "something"').admin.host == "0.0.0.0"
+    assert loaded('admin.host = "0.0.0.0"\nadmin.token = "something-long-enough"').admin.host == "0.0.0.0"
 
 
 def test_command_line_cannot_open_what_the_file_may_not() -> None:
@@ -302,3 +302,32 @@ def test_every_field_is_described() -> None:
         return missing
 
     assert walk(Settings, "") == []
+
+
+@pytest.mark.parametrize("token", ["", "short", "with spaces in it and long", "ünïcödé-is-no-header-text"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_token_that_protects_nothing_is_refused(token: str, host: str) -> None:
+    for overrides in ({"admin": {"token": token, "host": host}}, {"auth": {"tokens": [token]}}):
+        with pytest.raises(SettingsError, match="at least 16 characters"):
+            load_settings(overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    "upstream",
+    [
+        {"kind": "cog", "urls": ["notaurl"]},
+        {"kind": "cog", "urls": ["http://x"], "input_origins": ["http://x/path"]},
+        {"kind": "replicate", "base_url": "ftp://x"},
+        {"kind": "replicate", "output_origins": ["x"]},
+    ],
+)
+def test_address_that_is_none_is_one_line(upstream: dict[str, object]) -> None:
+    with pytest.raises(SettingsError) as refused:
+        load_settings(overrides={"upstream": [{"name": "one", **upstream}]})
+    assert "\n" not in str(refused.value)
+    assert str(refused.value).startswith("upstream.0.")
+
+
+def test_data_dir_must_name_a_folder() -> None:
+    with pytest.raises(SettingsError, match="data_dir"):
+        load_settings(overrides={"data_dir": ""})
