@@ -53,9 +53,10 @@ from proxy.upstreams.base import Outcome, Upstream
 from proxy.upstreams.catalog import Catalog, Entry
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.environments import sweep_environments
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
-from proxy.upstreams.run_folder import sweep
+from proxy.upstreams.run_folder import Scratch, sweep
 from storage.opening import Storage, open_storage
 
 TEMPLATES_SHARE = 0.5
@@ -87,6 +88,8 @@ def make_data_dir(data_dir: Path) -> None:
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in ("envs", "run"):
+            (data_dir / name).mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
         raise SettingsError(f"data_dir: {data_dir}: {error.strerror}") from error
 
@@ -130,6 +133,8 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
     storage = await open_storage(settings.data_dir, settings.storage.model_copy(update={"memory_bytes": stored_share}))
     for left_behind in (settings.data_dir / "run").glob("*"):
         sweep(left_behind)
+        Scratch(left_behind).sweep()
+    sweep_environments(settings.data_dir / "envs")
     upstreams: list[Upstream] = []
     egress = Egress()
     try:

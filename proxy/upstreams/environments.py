@@ -22,6 +22,9 @@ import blake3
 from proxy.upstreams.cog_wire import tail
 from proxy.upstreams.processes import KeptProcess, child_environment
 
+SCRATCH_SUFFIX = ".tmp"
+"""Beside the environment while it is made: pip's own temporary files, which it leaves when it is killed."""
+
 MARKER = ".complete"
 
 _LOCK_POLL_S = 0.2
@@ -67,16 +70,41 @@ async def ensure_environment(lock_file: Path, root: Path, report: Callable[[str]
     try:
         await _take_lock(held, report)
         if not _is_complete(path):
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
-            report("making a virtual environment")
-            await _do([sys.executable, "-m", "venv", "--without-pip", str(path)], held, report)
-            report("installing the model's packages")
-            await _do(_pip(path, lock_file), held, report)
+            await asyncio.to_thread(_remove_half_built, path)
+            scratch = path.with_suffix(SCRATCH_SUFFIX)
+            scratch.mkdir(mode=0o700)
+            try:
+                report("making a virtual environment")
+                await _do([sys.executable, "-m", "venv", "--without-pip", str(path)], scratch, held, report)
+                report("installing the model's packages")
+                await _do(_pip(path, lock_file), scratch, held, report)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
             (path / MARKER).touch()
             report("the model's environment is complete")
     finally:
         os.close(held)
     return path
+
+
+def sweep_environments(root: Path) -> None:
+    """Remove half-built environments that a killed process left in ``root``, unless somebody builds them now."""
+    for scratch in root.glob(f"*{SCRATCH_SUFFIX}"):
+        path = scratch.with_suffix("")
+        held = _open_lock(path.with_suffix(".lock"))
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_complete(path):
+                _remove_half_built(path)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(held)
+
+
+def _remove_half_built(path: Path) -> None:
+    for folder in (path, path.with_suffix(SCRATCH_SUFFIX)):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pip(path: Path, lock_file: Path) -> list[str]:
@@ -94,7 +122,7 @@ def _is_complete(path: Path) -> bool:
 
 def _open_lock(path: Path) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise EnvironmentFailed(f"the folder for environments cannot be used: {error.strerror}") from error
@@ -113,7 +141,7 @@ async def _take_lock(held: int, report: Callable[[str], None]) -> None:
             await asyncio.sleep(_LOCK_POLL_S)
 
 
-async def _do(command: list[str], held: int, report: Callable[[str], None]) -> None:
+async def _do(command: list[str], scratch: Path, held: int, report: Callable[[str], None]) -> None:
     def on_line(line: str) -> None:
         if line.startswith(_TOLD):
             report(line)
@@ -122,7 +150,7 @@ async def _do(command: list[str], held: int, report: Callable[[str], None]) -> N
         command,
         label="environment",
         grace_s=_GRACE_S,
-        environment=child_environment(PYTHONUNBUFFERED="1"),
+        environment=child_environment(PYTHONUNBUFFERED="1", TMPDIR=str(scratch)),
         pass_fds=(held,),
         on_line=on_line,
     )

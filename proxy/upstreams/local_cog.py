@@ -15,8 +15,6 @@ sees to it. Runs come to them in the same way as to the user's own servers (``po
 from __future__ import annotations
 
 import asyncio
-import re
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,16 +42,12 @@ from proxy.upstreams.local_spec import CopyEvent, CopyState
 from proxy.upstreams.local_spec import LocalCogSpec as LocalCogSpec
 from proxy.upstreams.pool import Pool
 from proxy.upstreams.readiness import readiness_of
+from proxy.upstreams.run_folder import Scratch
 from proxy.upstreams.watch import Look, Watch
 from storage.ports import KeyValue
 
 REREAD_S = 1.0
 """How long what the model's folder says is believed before it is looked at again."""
-
-SCRATCH = Path("/tmp/coglet/predictions")  # noqa: S108
-"""Where coglet makes a folder for each run, whatever ``TMPDIR`` says, and leaves it."""
-
-_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class LocalCog(WithoutAccounts):
@@ -90,6 +84,7 @@ class LocalCog(WithoutAccounts):
         self._read_at = float("-inf")
         self._book = VersionBook(spec.name, pinned=spec.version, memory=memory)
         self._is_loaded = False
+        self._scratch = Scratch(run_dir)
         self._sweeps: set[asyncio.Future[None]] = set()
         self._client = client or CogClient()
         self._pool = Pool(spec.queue_limit)
@@ -131,6 +126,7 @@ class LocalCog(WithoutAccounts):
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         """See ``Upstream.run``."""
         model = await self._read()
+        await asyncio.to_thread(self._scratch.note, job.id)
         try:
             outcome = await self._dispatcher.run(job, self._book.build_of(job.version) or model.build.id, report)
         finally:
@@ -200,10 +196,9 @@ class LocalCog(WithoutAccounts):
 
     def _sweep(self, run_id: str) -> None:
         """Remove what coglet left of a run; nobody waits for that."""
-        if _PLAIN_ID.fullmatch(run_id):
-            sweep = asyncio.ensure_future(asyncio.to_thread(shutil.rmtree, SCRATCH / run_id, ignore_errors=True))
-            self._sweeps.add(sweep)
-            sweep.add_done_callback(self._sweeps.discard)
+        sweep = asyncio.ensure_future(asyncio.to_thread(self._scratch.remove, run_id))
+        self._sweeps.add(sweep)
+        sweep.add_done_callback(self._sweeps.discard)
 
     async def _look(self, server_id: str) -> Look:
         server = self._pool.server(server_id)

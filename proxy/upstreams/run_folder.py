@@ -6,8 +6,10 @@ was left behind by a process that was killed, and is removed by the next one to 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -44,6 +46,36 @@ class RunFolder:
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock_path.unlink(missing_ok=True)
         os.close(self._held)
+
+
+COGLET_SCRATCH = Path("/tmp/coglet/predictions")  # noqa: S108
+"""Where coglet makes a folder for each run, whatever ``TMPDIR`` says, and leaves it."""
+
+_PLAIN_ID = re.compile(r"[a-z0-9]{8,64}")
+
+
+class Scratch:
+    """Remembers on disk whose scratch folders are to be removed, so that a killed process's are, too. Blocking."""
+
+    def __init__(self, root: Path) -> None:
+        self._notes = root / "runs"
+
+    def note(self, run_id: str) -> None:
+        """A run is about to begin. Failing to note it costs at most a left-over folder."""
+        with contextlib.suppress(OSError):
+            self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._notes / run_id).touch(mode=0o600)
+
+    def remove(self, run_id: str) -> None:
+        """It has ended: remove what coglet made for it."""
+        if _PLAIN_ID.fullmatch(run_id):
+            shutil.rmtree(COGLET_SCRATCH / run_id, ignore_errors=True)
+            (self._notes / run_id).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what runs of a killed process left; to be called by the one process that owns the folder."""
+        for note in self._notes.glob("*"):
+            self.remove(note.name)
 
 
 def sweep(root: Path) -> None:

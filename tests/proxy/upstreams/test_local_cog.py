@@ -25,8 +25,9 @@ from proxy.core.errors import NotFound, UpstreamUnavailable
 from proxy.upstreams import local_copy, settling
 from proxy.upstreams.base import Credential, Job, ModelTarget, Outcome, Progress
 from proxy.upstreams.environments import ensure_environment, python_of
-from proxy.upstreams.local_cog import SCRATCH, LocalCog
+from proxy.upstreams.local_cog import LocalCog
 from proxy.upstreams.local_spec import CopyEvent, LocalCogSpec
+from proxy.upstreams.run_folder import COGLET_SCRATCH
 from tests.fakes.cog_server import until
 from tests.fakes.stores import MemoryKeyValue
 
@@ -184,7 +185,7 @@ async def test_the_first_run_starts_a_copy_and_the_next_finds_it(demo: Opener) -
         assert copy.state == "ready"
         assert len(session_of(copy.pid)) == 4  # keeper, guard, server, worker
         assert os.getsid(0) != copy.pid
-        await until(lambda: names_in(SCRATCH / str(warm.upstream_id)) == [])
+        await until(lambda: names_in(COGLET_SCRATCH / str(warm.upstream_id)) == [])
 
 
 async def test_a_simulated_download_is_told_apart_from_the_boot(demo: Opener) -> None:
