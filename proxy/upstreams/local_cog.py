@@ -152,6 +152,7 @@ class LocalCog(WithoutAccounts):
         await self._watch.aclose()
         await self._client.aclose()
         await asyncio.gather(*self._sweeps)
+        await asyncio.to_thread(self._scratch.sweep)
 
     # -- beyond the Protocol -----------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class RunFolder:
 COGLET_SCRATCH = Path("/tmp/coglet/predictions")  # noqa: S108
 """Where coglet makes a folder for each run, whatever ``TMPDIR`` says, and leaves it."""
 
-_PLAIN_ID = re.compile(r"[a-z0-9]{8,64}")
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class Scratch:
@@ -73,9 +73,11 @@ class Scratch:
             (self._notes / run_id).unlink(missing_ok=True)
 
     def sweep(self) -> None:
-        """Remove what runs of a killed process left; to be called by the one process that owns the folder."""
+        """Remove what runs left that are no more; to be called by the one process that owns the folder."""
         for note in self._notes.glob("*"):
             self.remove(note.name)
+        with contextlib.suppress(OSError):
+            self._notes.rmdir()
 
 
 def sweep(root: Path) -> None:
