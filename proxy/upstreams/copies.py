@@ -22,7 +22,7 @@ from proxy.upstreams.local_copy import BootFailed, CopyPlan, LocalCopy
 from proxy.upstreams.local_model import LocalModel
 from proxy.upstreams.local_spec import CopyEvent, CopyPhase, CopyState, LocalCogSpec
 from proxy.upstreams.pool import Ejected, Pool, Serving, Starting
-from proxy.upstreams.run_folder import RunFolder
+from proxy.upstreams.run_folder import RunFolder, sweep
 from proxy.upstreams.watch import Watch
 
 _log = structlog.get_logger("hotplate.copies")
@@ -146,6 +146,8 @@ class Copies:
             await asyncio.wait(self._stopping)
         if self._run_folder is not None:
             await asyncio.to_thread(self._run_folder.close)
+        # A start right after a kill finds copies that are still ending, and leaves their files alone.
+        await asyncio.to_thread(sweep, self._run_root)
 
     # -- planning ----------------------------------------------------------------------------------
 
@@ -251,12 +253,14 @@ class Copies:
             await asyncio.sleep(self._spec.simulated_download_s)
         self._enter(entry, "starting", "")
         began_at = self._clock()
+        run_folder = await self._open_run_folder()
         plan = CopyPlan(
             label=f"{self._spec.name}-{entry.id}",
             model_dir=self._spec.model_dir,
             predictor=model.predictor,
             python=python,
-            run_dir=await self._run_dir(),
+            run_dir=run_folder.path,
+            run_lock=run_folder.held,
             environment=dict(self._spec.environment),
         )
 
@@ -273,11 +277,11 @@ class Copies:
         self._pool.update(entry.id, Serving(), self._clock())
         self._dispatcher.pump()
 
-    async def _run_dir(self) -> Path:
+    async def _open_run_folder(self) -> RunFolder:
         async with self._opening:
             if self._run_folder is None:
                 self._run_folder = await asyncio.to_thread(RunFolder.open, self._run_root)
-            return self._run_folder.path
+            return self._run_folder
 
     def _set_build(self, entry: _Entry, model: LocalModel) -> None:
         if entry.copy is not None and entry.build != model.build.id:

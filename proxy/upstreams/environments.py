@@ -1,9 +1,10 @@
 """Virtual environments of models, made from locked requirements.
 
 One environment for each lock file and interpreter, in a folder named by a hash over both. It is built in place, since
-an environment cannot be moved, and its marker is written last: a folder without marker is a build that broke off, and
-is made anew. A file lock keeps other processes from building the same one; the keeper of a build holds that lock too,
-so it is free only when nothing of a build is left, even after this process was killed.
+an environment cannot be moved, and its marker is written last: a folder without marker is a build that broke off. A
+build that fails or is cancelled removes it; what a killed one left is removed by the next build or start. A file lock
+keeps other processes from building the same one; the keeper of a build holds that lock too, so it is free only when
+nothing of a build is left, even after this process was killed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import asyncio
 import fcntl
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -21,12 +23,14 @@ import blake3
 
 from proxy.upstreams.cog_wire import tail
 from proxy.upstreams.processes import KeptProcess, child_environment
+from proxy.upstreams.run_folder import make_private
 
 SCRATCH_SUFFIX = ".tmp"
 """Beside the environment while it is made: pip's own temporary files, which it leaves when it is killed."""
 
 MARKER = ".complete"
 
+_NAME = re.compile(r"[0-9a-f]{32}")
 _LOCK_POLL_S = 0.2
 _GRACE_S = 1.0
 _TOLD = ("Collecting ", "Downloading ", "Installing collected packages")
@@ -69,42 +73,76 @@ async def ensure_environment(lock_file: Path, root: Path, report: Callable[[str]
     held = _open_lock(path.with_suffix(".lock"))
     try:
         await _take_lock(held, report)
-        if not _is_complete(path):
-            await asyncio.to_thread(_remove_half_built, path)
-            scratch = path.with_suffix(SCRATCH_SUFFIX)
-            scratch.mkdir(mode=0o700)
-            try:
-                report("making a virtual environment")
-                await _do([sys.executable, "-m", "venv", "--without-pip", str(path)], scratch, held, report)
-                report("installing the model's packages")
-                await _do(_pip(path, lock_file), scratch, held, report)
-            finally:
-                await asyncio.to_thread(shutil.rmtree, scratch, ignore_errors=True)
-            (path / MARKER).touch()
-            report("the model's environment is complete")
-    finally:
+    except BaseException:
         os.close(held)
+        raise
+    try:
+        if not _is_complete(path):
+            await _build(path, lock_file, held, report)
+    finally:
+        # In one thread, to its end even if this task is cancelled: nobody else may build while it removes.
+        await asyncio.shield(asyncio.to_thread(_tidy_and_let_go, path, held))
     return path
 
 
+async def _build(path: Path, lock_file: Path, held: int, report: Callable[[str], None]) -> None:
+    scratch = path.with_suffix(SCRATCH_SUFFIX)
+    try:
+        await asyncio.to_thread(_begin, path, scratch)
+    except OSError as error:
+        raise EnvironmentFailed(f"the folder for environments cannot be used: {error.strerror}") from error
+    report("making a virtual environment")
+    await _do([sys.executable, "-m", "venv", "--without-pip", str(path)], scratch, held, report)
+    report("installing the model's packages")
+    await _do(_pip(path, lock_file), scratch, held, report)
+    (path / MARKER).touch(mode=0o600)
+    report("the model's environment is complete")
+
+
+def _begin(path: Path, scratch: Path) -> None:
+    _tidy(path)
+    scratch.mkdir(mode=0o700)
+    path.mkdir(mode=0o700)
+
+
 def sweep_environments(root: Path) -> None:
-    """Remove half-built environments that a killed process left in ``root``, unless somebody builds them now."""
+    """Remove what builds of a killed process left in ``root``, unless somebody builds there now. Blocking.
+
+    Only what bears a name of ours is touched, and nothing is raised: what cannot be removed does not keep anybody from
+    starting.
+    """
     for scratch in root.glob(f"*{SCRATCH_SUFFIX}"):
         path = scratch.with_suffix("")
-        held = _open_lock(path.with_suffix(".lock"))
+        if not _NAME.fullmatch(path.name):
+            continue
+        try:
+            held = _open_lock(path.with_suffix(".lock"))
+        except EnvironmentFailed:
+            continue
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not _is_complete(path):
-                _remove_half_built(path)
-        except BlockingIOError:
-            pass
+            _tidy(path)
+        except OSError:
+            pass  # somebody builds it
         finally:
             os.close(held)
 
 
-def _remove_half_built(path: Path) -> None:
-    for folder in (path, path.with_suffix(SCRATCH_SUFFIX)):
-        shutil.rmtree(folder, ignore_errors=True)
+def _tidy(path: Path) -> None:
+    """Leave a complete environment or none; the lock is held.
+
+    The scratch folder goes last: for as long as it is there, the next sweep comes by.
+    """
+    if not _is_complete(path):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(path.with_suffix(SCRATCH_SUFFIX), ignore_errors=True)
+
+
+def _tidy_and_let_go(path: Path, held: int) -> None:
+    try:
+        _tidy(path)
+    finally:
+        os.close(held)
 
 
 def _pip(path: Path, lock_file: Path) -> list[str]:
@@ -122,7 +160,7 @@ def _is_complete(path: Path) -> bool:
 
 def _open_lock(path: Path) -> int:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path.parent)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise EnvironmentFailed(f"the folder for environments cannot be used: {error.strerror}") from error

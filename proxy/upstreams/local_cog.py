@@ -85,6 +85,7 @@ class LocalCog(WithoutAccounts):
         self._book = VersionBook(spec.name, pinned=spec.version, memory=memory)
         self._is_loaded = False
         self._scratch = Scratch(run_dir)
+        self._noting = asyncio.Lock()
         self._sweeps: set[asyncio.Future[None]] = set()
         self._client = client or CogClient()
         self._pool = Pool(spec.queue_limit)
@@ -126,7 +127,8 @@ class LocalCog(WithoutAccounts):
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         """See ``Upstream.run``."""
         model = await self._read()
-        await asyncio.to_thread(self._scratch.note, job.id)
+        async with self._noting:  # one after another, so that runs keep the order in which they came
+            await asyncio.to_thread(self._scratch.note, job.id)
         try:
             outcome = await self._dispatcher.run(job, self._book.build_of(job.version) or model.build.id, report)
         finally:

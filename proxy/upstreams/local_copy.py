@@ -43,6 +43,7 @@ class CopyPlan:
         predictor: as in ``cog.yaml``.
         python: interpreter of the model's environment.
         run_dir: where its temporary folder is made.
+        run_lock: descriptor of the lock on that; held until nothing of the copy is left, so no sweep comes before.
         environment: further variables for the model.
     """
 
@@ -51,6 +52,7 @@ class CopyPlan:
     predictor: str
     python: Path
     run_dir: Path
+    run_lock: int
     environment: Mapping[str, str]
 
 
@@ -115,6 +117,7 @@ class LocalCopy:
             grace_s=GRACE_S,
             environment=environment,
             cwd=plan.model_dir,
+            pass_fds=(plan.run_lock,),
         )
         return cls(port, process, folder, client)
 

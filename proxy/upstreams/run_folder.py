@@ -16,12 +16,17 @@ from pathlib import Path
 
 
 class RunFolder:
-    """One process's folder. Blocking."""
+    """One process's folder. Blocking.
+
+    Attributes:
+        path: the folder.
+        held: descriptor of its lock. A child that is given it keeps the folder from being swept until it has ended.
+    """
 
     def __init__(self, path: Path, lock_path: Path, held: int) -> None:
         self.path = path
+        self.held = held
         self._lock_path = lock_path
-        self._held = held
 
     @classmethod
     def open(cls, root: Path) -> RunFolder:
@@ -30,7 +35,7 @@ class RunFolder:
         Raises:
             OSError: ``root`` cannot be written to.
         """
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(root)
         sweep(root)
         while True:
             path = root / secrets.token_hex(6)
@@ -45,7 +50,7 @@ class RunFolder:
         """Remove it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock_path.unlink(missing_ok=True)
-        os.close(self._held)
+        os.close(self.held)
 
 
 COGLET_SCRATCH = Path("/tmp/coglet/predictions")  # noqa: S108
@@ -63,8 +68,9 @@ class Scratch:
     def note(self, run_id: str) -> None:
         """A run is about to begin. Failing to note it costs at most a left-over folder."""
         with contextlib.suppress(OSError):
-            self._notes.mkdir(mode=0o700, parents=True, exist_ok=True)
-            (self._notes / run_id).touch(mode=0o600)
+            if _PLAIN_ID.fullmatch(run_id):
+                make_private(self._notes)
+                (self._notes / run_id).touch(mode=0o600)
 
     def remove(self, run_id: str) -> None:
         """It has ended: remove what coglet made for it."""
@@ -78,6 +84,17 @@ class Scratch:
             self.remove(note.name)
         with contextlib.suppress(OSError):
             self._notes.rmdir()
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, closed to other users; ``parents=True`` closes one only.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not folder.is_dir():
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def sweep(root: Path) -> None:

@@ -23,6 +23,7 @@ from proxy.upstreams.environments import (
     ensure_environment,
     environment_path,
     python_of,
+    sweep_environments,
 )
 from tests.fakes.cog_server import until
 
@@ -70,6 +71,15 @@ def write_lock_for(index_port: int, folder: Path) -> Path:
     return path
 
 
+def left_in(root: Path) -> list[str]:
+    """What kinds of things lie in the folder for environments; an environment has no suffix."""
+    return sorted(path.suffix for path in root.iterdir())
+
+
+def mode_of(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
 def has_package(environment: Path) -> str:
     told = subprocess.run(
         [python_of(environment), "-I", "-c", "import tiny; print(tiny.VERSION)"],
@@ -88,6 +98,16 @@ async def test_an_environment_is_made_once_and_found_after_that(lock_file: Path,
     told.clear()
     assert await ensure_environment(lock_file, tmp_path / "envs", told.append) == made
     assert told == []
+
+
+async def test_what_is_made_is_closed_to_other_users_and_nothing_temporary_stays(
+    lock_file: Path, tmp_path: Path
+) -> None:
+    made = await ensure_environment(lock_file, tmp_path / "deep" / "envs")
+    folders = [made, made.parent, made.parent.parent]
+    assert [mode_of(path) for path in folders] == [0o700] * 3
+    assert [mode_of(path) for path in (made / MARKER, made.with_suffix(".lock"))] == [0o600] * 2
+    assert left_in(made.parent) == ["", ".lock"]
 
 
 async def test_other_requirements_make_another_environment(lock_file: Path, tmp_path: Path) -> None:
@@ -119,7 +139,7 @@ async def test_a_wrong_hash_fails_with_what_pip_said_and_leaves_nothing_usable(l
     for _ in range(2):
         with pytest.raises(EnvironmentFailed, match="HASHES"):
             await ensure_environment(lock_file, tmp_path / "envs")
-    assert not (environment_path(lock_file, tmp_path / "envs") / MARKER).exists()
+    assert left_in(tmp_path / "envs") == [".lock"]
 
 
 async def test_requirements_without_hashes_are_refused(lock_file: Path, tmp_path: Path) -> None:
@@ -193,8 +213,37 @@ async def test_a_build_ends_with_the_process_that_wants_it_and_holds_its_lock_un
         assert builders
         parent.send_signal(signal.SIGKILL)
         await parent.wait()
+        assert any(path.with_suffix(".tmp").iterdir())  # pip's, which would else be in the machine's folder
+        sweep_environments(tmp_path / "envs")
         await until(lambda: is_free(lock))
         assert processes_of(path) == set()
+        sweep_environments(tmp_path / "envs")
+        assert left_in(tmp_path / "envs") == [".lock"]
+
+
+async def test_a_sweep_leaves_alone_what_is_built_now_what_is_complete_and_what_is_not_ours(
+    lock_file: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "envs"
+    made = await ensure_environment(lock_file, root)
+    made.with_suffix(".tmp").mkdir()
+    (root / "mine").mkdir()
+    (root / "mine.tmp").mkdir()
+    built, held = root / ("a" * 32), os.open(root / f"{'a' * 32}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    built.mkdir()
+    built.with_suffix(".tmp").mkdir()
+    fcntl.flock(held, fcntl.LOCK_EX)
+    sweep_environments(root)
+    assert left_in(root) == ["", "", "", ".lock", ".lock", ".tmp", ".tmp"]
+    os.close(held)
+    sweep_environments(root)
+    assert {path.name for path in root.iterdir() if path.suffix != ".lock"} == {made.name, "mine", "mine.tmp"}
+    assert has_package(made) == "1.0"
+
+
+def test_a_sweep_of_no_folder_does_nothing(tmp_path: Path) -> None:
+    sweep_environments(tmp_path / "envs")
+    assert list(tmp_path.iterdir()) == []
 
 
 def processes_of(environment: Path) -> set[int]:
@@ -222,3 +271,4 @@ async def test_cancelling_ends_the_build(tmp_path: Path) -> None:
         path = environment_path(lock_file, tmp_path / "envs")
         assert processes_of(path) == set()
         assert is_free(path.with_suffix(".lock"))
+        assert left_in(tmp_path / "envs") == [".lock"]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from proxy.upstreams import run_folder
 from proxy.upstreams.processes import KEPT_LINES, KeptProcess, child_environment
-from proxy.upstreams.run_folder import RunFolder
+from proxy.upstreams.run_folder import RunFolder, Scratch, sweep
 from tests.fakes.cog_server import until
 
 pytestmark = pytest.mark.anyio
@@ -53,7 +54,7 @@ async def start(code: str, *, grace_s: float = 0.2, pass_fds: tuple[int, ...] = 
 async def start_stubborn() -> KeptProcess:
     process = await start(STUBBORN)
     await until(lambda: process.lines() == ["up"])
-    assert len(session_of(process.pid)) == 5  # keeper, guard, three generations
+    await until(lambda: len(session_of(process.pid)) == 5)  # keeper, guard, three generations
     return process
 
 
@@ -147,7 +148,7 @@ async def test_the_parents_end_by_a_signal_ends_everything(number: signal.Signal
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE)
     assert parent.stdout is not None
     keeper = await read_number(parent.stdout)
-    assert len(session_of(keeper)) == 5
+    await until(lambda: len(session_of(keeper)) == 5)
     parent.send_signal(number)
     await parent.wait()
     await until(lambda: not session_of(keeper))
@@ -190,3 +191,40 @@ def test_a_run_folder_lasts_until_closed_and_sweeps_what_the_dead_left(tmp_path:
     first.close()
     second.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_run_folders_are_closed_to_other_users(tmp_path: Path) -> None:
+    folder = RunFolder.open(tmp_path / "run" / "demo")
+    Scratch(tmp_path / "run" / "other").note("abcdefgh")
+    made = list((tmp_path / "run").rglob("*"))
+    assert len(made) == 6
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
+    folder.close()
+
+
+async def test_a_run_folder_is_not_swept_before_the_last_child_has_ended(tmp_path: Path) -> None:
+    """A start right after a kill swept folders of copies that were still ending; what they wrote then stayed."""
+    folder = RunFolder.open(tmp_path)
+    child = await start("import time; time.sleep(600)", pass_fds=(folder.held,))
+    os.close(folder.held)  # as when this process is killed
+    sweep(tmp_path)
+    assert folder.path.is_dir()
+    await child.stop()
+    sweep(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+def test_scratch_of_noted_runs_is_removed_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = tmp_path / "predictions"
+    monkeypatch.setattr(run_folder, "COGLET_SCRATCH", scratch)
+    for name in ("ended", "killed", "anothers", "anothers/outputs"):
+        (scratch / name).mkdir(parents=True)
+    before = Scratch(tmp_path / "run" / "demo")
+    for run_id in ("ended", "killed", "..", ".", "../predictions", "anothers/outputs", ""):
+        before.note(run_id)
+    before.remove("ended")
+    assert sorted(path.name for path in scratch.iterdir()) == ["anothers", "killed"]
+    Scratch(tmp_path / "run" / "demo").sweep()
+    assert [path.name for path in scratch.iterdir()] == ["anothers"]
+    assert (scratch / "anothers" / "outputs").is_dir()
+    assert list((tmp_path / "run" / "demo").iterdir()) == []
