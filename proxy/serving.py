@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from proxy import tls
 from proxy.app import Application, build_application, make_data_dir
 from proxy.logs import RequestLog
+from proxy.protocol import BoundedHttpProtocol
 from proxy.settings import Settings, SettingsError
 
 KEEP_ALIVE_S = 75
@@ -179,7 +180,7 @@ def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float
     config = uvicorn.Config(
         app,
         loop="none",
-        http="httptools",
+        http=BoundedHttpProtocol,
         ws="none",
         lifespan="off",
         log_config=None,
