@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -112,8 +111,3 @@ def _held(lock: Path) -> Iterator[None]:
             yield
         finally:
             fcntl.flock(handle, fcntl.LOCK_UN)
-
-
-def is_ci() -> bool:
-    """Whether a missing runtime is a failure rather than this laptop's state."""
-    return bool(os.environ.get("CI"))

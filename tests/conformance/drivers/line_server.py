@@ -62,6 +62,21 @@ def answer(cases: Mapping[str, Case], explain: Explain, request: dict[str, Any])
         return {"ok": False, "error": {**said, "message": str(error)[:2000], **explain(error)}}
 
 
+CASES = (
+    *("run", "run_async", "create_and_poll", "create_wait", "stream", "list", "pages", "get", "cancel", "cancel_id"),
+    *("deadline", "file_input", "output_as_input", "webhook", "validate_webhook", "error"),
+    *("account", "models_get", "models_list", "models_search", "versions", "version_get"),
+    *("collections", "collection_get", "hardware", "deployments_list", "deployment_get", "trainings_list"),
+    *("files_list", "files_get", "files_create", "files_delete"),
+)
+"""What a driver may be asked."""
+
+
+def only(reason: str, **cases: Case) -> dict[str, Case]:
+    """The cases of a client that has few of them; ``reason`` says why it has no others."""
+    return {**dict.fromkeys(CASES, cannot(reason)), **cases}
+
+
 def cannot(reason: str) -> Case:
     """A case that the client has no way to do."""
 

@@ -1,4 +1,4 @@
-"""``huggingface_hub``'s ``InferenceClient`` with its provider ``replicate``; its host is fixed, so the name is aimed."""
+"""``huggingface_hub``'s ``InferenceClient``, provider ``replicate``; its host is fixed, so its name is aimed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from huggingface_hub import AsyncInferenceClient, InferenceClient
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.hf_api import InferenceProviderMapping
 from huggingface_hub.inference._providers._common import HARDCODED_MODEL_INFERENCE_MAPPING
-from line_server import Ask, Unsupported, aim_names, cannot, describe, serve
+from line_server import Ask, Unsupported, aim_names, describe, only, serve
 
 ONE_PICTURE = "the InferenceClient gives one picture, and nothing of the prediction behind it"
 
@@ -75,16 +75,7 @@ def explain(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-CASES = {
-    "run": run,
-    "run_async": run_async,
-    "file_input": file_input,
-    "error": error,
-    **dict.fromkeys(
-        ["create_and_poll", "create_wait", "stream", "list", "pages", "get", "cancel", "cancel_id", "deadline", "output_as_input", "webhook", "validate_webhook", "account", "models_get", "models_list", "models_search", "versions", "version_get", "collections", "collection_get", "hardware", "deployments_list", "deployment_get", "trainings_list", "files_list", "files_get", "files_create", "files_delete"],
-        cannot(ONE_PICTURE),
-    ),
-}
+CASES = only(ONE_PICTURE, run=run, run_async=run_async, file_input=file_input, error=error)
 
 if __name__ == "__main__":
     serve(CASES, explain)

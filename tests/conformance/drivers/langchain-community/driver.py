@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from langchain_community.llms import Replicate
-from line_server import Ask, Unsupported, cannot, serve
+from line_server import Ask, Unsupported, only, serve
 
 TEXT_ONLY = "langchain's Replicate gives text, and nothing of the prediction behind it"
 
@@ -60,16 +60,7 @@ def explain(error: BaseException) -> dict[str, Any]:
     return {}
 
 
-CASES = {
-    "run": run,
-    "run_async": run_async,
-    "stream": stream,
-    "error": error,
-    **dict.fromkeys(
-        ["create_and_poll", "create_wait", "list", "pages", "get", "cancel", "cancel_id", "deadline", "file_input", "output_as_input", "webhook", "validate_webhook", "account", "models_get", "models_list", "models_search", "versions", "version_get", "collections", "collection_get", "hardware", "deployments_list", "deployment_get", "trainings_list", "files_list", "files_get", "files_create", "files_delete"],
-        cannot(TEXT_ONLY),
-    ),
-}
+CASES = only(TEXT_ONLY, run=run, run_async=run_async, stream=stream, error=error)
 
 if __name__ == "__main__":
     serve(CASES, explain)

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import litellm
-from line_server import Ask, Unsupported, aim_names, cannot, serve
+from line_server import Ask, Unsupported, aim_names, only, serve
 
 TEXT_ONLY = "litellm completes text, and gives nothing of the prediction behind it"
 
@@ -66,16 +66,7 @@ def explain(error: BaseException) -> dict[str, Any]:
     return {"status": getattr(error, "status_code", None), "retry_after": headers.get("retry-after")}
 
 
-CASES = {
-    "run": run,
-    "run_async": run_async,
-    "stream": stream,
-    "error": error,
-    **dict.fromkeys(
-        ["create_and_poll", "create_wait", "list", "pages", "get", "cancel", "cancel_id", "deadline", "file_input", "output_as_input", "webhook", "validate_webhook", "account", "models_get", "models_list", "models_search", "versions", "version_get", "collections", "collection_get", "hardware", "deployments_list", "deployment_get", "trainings_list", "files_list", "files_get", "files_create", "files_delete"],
-        cannot(TEXT_ONLY),
-    ),
-}
+CASES = only(TEXT_ONLY, run=run, run_async=run_async, stream=stream, error=error)
 
 if __name__ == "__main__":
     litellm.suppress_debug_info = True
