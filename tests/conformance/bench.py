@@ -12,6 +12,7 @@ from loadtests.fake_model.pictures import draw_png
 from loadtests.fake_model.process import ALICE
 from tests.conformance.clients import Client
 from tests.conformance.driver import Driver
+from tests.conformance.repertoire import Repertoire
 from tests.conformance.world import NAMES, Side, World
 
 Mode = Literal["direct", "miss", "hit"]
@@ -42,6 +43,7 @@ class Bench:
     world: World
     driver: Driver
     scratch: Path
+    models: Repertoire
     token: str = field(default=ALICE)
 
     @property
@@ -75,19 +77,17 @@ class Bench:
             raise Unsupported(answer.unsupported)
         return answer
 
-    def picture(self, **more: Any) -> dict[str, Any]:
-        """An input of a model that draws, the same in all modes, and no other client's or case's."""
-        return {"prompt": f"{self.case} by {self.client.name}", "seed": 1, **more}
+    def given(self, what: str = "") -> dict[str, Any]:
+        """What makes an input this client's in this case: the same in all modes, and nobody else's."""
+        return {"prompt": f"{self.case} by {self.client.name} {what}".rstrip(), "seed": 1}
 
-    def text(self, **more: Any) -> tuple[str, dict[str, Any]]:
-        """A model that writes, and its input: one that grows while it writes, where the client can give a seed."""
-        if not self.client.has_seeds:
-            return "acme/teller", {"prompt": f"{self.case} by {self.client.name}", "temperature": 0, **more}
-        return "acme/writer", {**self.picture(**more), "temperature": 0}
+    def text(self) -> dict[str, Any]:
+        """A model that writes, and its input."""
+        return self.models.text(self.given(), has_seeds=self.client.has_seeds)
 
-    def plain(self) -> tuple[str, dict[str, Any]]:
+    def plain(self) -> dict[str, Any]:
         """The simplest that the client is made for."""
-        return self.text() if self.client.writes_only else ("acme/pixel", self.picture())
+        return self.text() if self.client.writes_only else self.models.list_of(1, self.given())
 
     def file(self, name: str = "picture") -> str:
         """The path of a picture that only this client uses in this case."""
