@@ -6,14 +6,16 @@ import json
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tests.conformance.bench import Bench, Mode, Unsupported, settled
 from tests.conformance.cases import Case
 from tests.conformance.clients import Client
+from tests.conformance.cog_world import cog_world
 from tests.conformance.driver import Driver
 from tests.conformance.environments import HOME
-from tests.conformance.world import World, living
+from tests.conformance.repertoire import OfTheApi, OnCog
+from tests.conformance.world import World, api_world
 
 OUTCOMES = HOME / "outcomes.json"
 """What the last runs of the suite came to, for the page; git ignores it."""
@@ -34,30 +36,53 @@ class Outcome:
     error: BaseException | None = None
 
 
+Place = Literal["addressed", "named", "coglet", "fastapi"]
+"""A world: the API's, where clients go by address or by name, or Cog servers of one dialect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is put to the test: a client at a place; ``name`` stands in the outcomes."""
+
+    name: str
+    client: Client
+    place: Place
+
+    @property
+    def is_on_cog(self) -> bool:
+        return self.place in ("coglet", "fastapi")
+
+
+def at_the_api(client: Client) -> Subject:
+    return Subject(client.name, client, "named" if client.is_aimed_by_name else "addressed")
+
+
 class Suite:
     """The worlds and drivers of one test session, and its outcomes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._stack = ExitStack()
-        self._worlds: dict[bool, World] = {}
-        self._drivers: dict[str, Driver] = {}
+        self._worlds: dict[Place, World] = {}
+        self._drivers: dict[tuple[str, Place], Driver] = {}
         self._outcomes: dict[tuple[str, str, Mode], Outcome] = {}
 
-    def outcome(self, client: Client, case: Case, mode: Mode) -> Outcome:
+    def outcome(self, subject: Subject, case: Case, mode: Mode) -> Outcome:
         """Run the case, unless it was. A hit needs its miss first; and each is compared with the mode before it."""
-        key = client.name, case.name, mode
+        key = subject.name, case.name, mode
         if key not in self._outcomes:
-            earlier = [self.outcome(client, case, each) for each in _before(case, mode)]
-            outcome = self._run(client, case, mode)
+            modes = modes_of(subject, case)
+            earlier = [self.outcome(subject, case, each) for each in modes[: modes.index(mode)]]
+            outcome = self._run(subject, case, mode)
             if outcome.error is None and outcome.reason is None and earlier:
                 outcome = _compared(outcome, earlier[-1], mode)
             self._outcomes[key] = outcome
         return self._outcomes[key]
 
-    def _run(self, client: Client, case: Case, mode: Mode) -> Outcome:
-        world = self._world(client.is_aimed_by_name)
-        bench = Bench(client, case.name, mode, world, self._driver(client, world), self._folder)
+    def _run(self, subject: Subject, case: Case, mode: Mode) -> Outcome:
+        world = self._world(subject.place)
+        models = OnCog() if subject.is_on_cog else OfTheApi()
+        bench = Bench(subject.client, case.name, mode, world, self._driver(subject, world), self._folder, models)
         before = world.runs()
         try:
             seen = case.do(bench)
@@ -69,20 +94,24 @@ class Suite:
             return Outcome(error=error)
         return Outcome(seen=settled(seen, world))
 
-    def _world(self, has_names: bool) -> World:
-        if has_names not in self._worlds:
-            folder = self._folder / ("named" if has_names else "addressed")
+    def _world(self, place: Place) -> World:
+        if place not in self._worlds:
+            folder = self._folder / place
             folder.mkdir()
-            self._worlds[has_names] = self._stack.enter_context(living(folder, has_names=has_names))
-        return self._worlds[has_names]
+            if place == "coglet" or place == "fastapi":
+                self._worlds[place] = self._stack.enter_context(cog_world(folder, place))
+            else:
+                self._worlds[place] = self._stack.enter_context(api_world(folder, has_names=place == "named"))
+        return self._worlds[place]
 
-    def _driver(self, client: Client, world: World) -> Driver:
-        if client.name not in self._drivers:
-            scratch = self._folder / client.name
+    def _driver(self, subject: Subject, world: World) -> Driver:
+        key = subject.client.name, subject.place
+        if key not in self._drivers:
+            scratch = self._folder / subject.name
             scratch.mkdir()
-            self._drivers[client.name] = Driver(client.name, world.ca_bundle, scratch)
-            self._stack.callback(self._drivers[client.name].stop)
-        return self._drivers[client.name]
+            self._drivers[key] = Driver(subject.client.name, world.ca_bundle, scratch)
+            self._stack.callback(self._drivers[key].stop)
+        return self._drivers[key]
 
     def close(self) -> None:
         """End all processes and keep the outcomes, beside those of earlier sessions."""
@@ -96,9 +125,10 @@ class Suite:
         OUTCOMES.write_text(json.dumps(kept, indent=1, sort_keys=True), encoding="utf-8")
 
 
-def _before(case: Case, mode: Mode) -> list[Mode]:
+def modes_of(subject: Subject, case: Case) -> list[Mode]:
+    """The modes in which a case makes sense, in order. Cog has another API: there is nothing direct to compare with."""
     modes: tuple[Mode, ...] = ("direct", "miss", "hit")
-    return [each for each in modes[: modes.index(mode)] if each in case.runs]
+    return [each for each in modes if each in case.runs and not (subject.is_on_cog and each == "direct")]
 
 
 def _compared(outcome: Outcome, earlier: Outcome, mode: Mode) -> Outcome:

@@ -10,7 +10,7 @@ from tests.conformance.bench import Mode
 from tests.conformance.cases import CASES, Case
 from tests.conformance.clients import CLIENTS, Client
 from tests.conformance.environments import ClientMissing, ensure_environment
-from tests.conformance.suite import Suite
+from tests.conformance.suite import Suite, at_the_api, modes_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
@@ -18,7 +18,7 @@ ALL = [
     pytest.param(client, case, mode, id=f"{client.name}-{case.name}-{mode}")
     for client in CLIENTS
     for case in CASES.values()
-    for mode in case.runs
+    for mode in modes_of(at_the_api(client), case)
 ]
 
 
@@ -34,7 +34,7 @@ def test_client_finds_what_the_api_gives(
     suite: Suite, installed: dict[str, str | None], client: Client, case: Case, mode: Mode
 ) -> None:
     _install(client, installed)
-    outcome = suite.outcome(client, case, mode)
+    outcome = suite.outcome(at_the_api(client), case, mode)
     if outcome.reason is not None:
         assert case.name in client.cannot, f"it says that it cannot: {outcome.reason}"
         return

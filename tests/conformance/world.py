@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import certifi
 import httpx
@@ -21,6 +21,7 @@ import trustme
 from loadtests.fake_model.process import ALICE, BOB, FakeModel, fake_model
 from tests.conformance.clients import CLIENTS
 from tests.conformance.receiver import Receiver, receiving
+from tests.conformance.repertoire import version_of
 from tests.flows.harness import ProxyProcess, running_proxy
 
 Side = Literal["direct", "proxy"]
@@ -38,15 +39,52 @@ def lister(client: str, side: Side) -> str:
     return f"r8_lists_{client.replace('-', '_')}_{side}".ljust(40, "0")
 
 
-@dataclass(frozen=True, slots=True)
-class World:
-    """Both ends, and what clients need to reach them."""
+class World(Protocol):
+    """What a case knows of the two ends.
+
+    Attributes:
+        has_accounts: whether tokens are told apart.
+    """
+
+    receiver: Receiver
+    ca_bundle: Path
+    has_accounts: bool
+
+    def base_url(self, side: Side) -> str:
+        """Where a client asks, without ``/v1``."""
+
+    def dns(self, side: Side) -> dict[str, list[str | int]]:
+        """Where host names lead, for clients that go by them."""
+
+    def http(self, side: Side, token: str = ALICE) -> httpx.Client:
+        """An HTTP client of our own."""
+
+    def a_version(self) -> str:
+        """A version that can be run by itself."""
+
+    def runs(self) -> int:
+        """How many runs of models there have been so far, by those who made them."""
+
+    def cancels(self) -> int:
+        """A number that grows when a run is cancelled."""
+
+    def expire(self) -> None:
+        """End the life of everything that the API has made so far."""
+
+    def throttled(self) -> AbstractContextManager[None]:
+        """While the API refuses every create with 429."""
+
+
+@dataclass(frozen=True)
+class ApiWorld:
+    """The double of the API, and Hotplate in front of it."""
 
     double: FakeModel
     proxy: ProxyProcess
     receiver: Receiver
     ca_bundle: Path
     has_names: bool
+    has_accounts: bool = True
 
     def base_url(self, side: Side) -> str:
         """Where a client asks, without ``/v1``."""
@@ -62,7 +100,6 @@ class World:
 
     def port(self, side: Side) -> int:
         if side == "direct":
-            assert self.double.tls_port is not None
             return self.double.tls_port
         return int(self.proxy.public_url.rpartition(":")[2])
 
@@ -78,9 +115,26 @@ class World:
             trust_env=False,
         )
 
+    def a_version(self) -> str:
+        """A version that can be run by itself."""
+        return version_of("painters/brush")
+
     def expire(self) -> None:
         """End the life of everything that the API has made so far."""
-        httpx.post(f"http://127.0.0.1:{self.double.port}/_expire", trust_env=False).raise_for_status()
+        self.double.expire()
+
+    @contextmanager
+    def throttled(self) -> Iterator[None]:
+        """While the API refuses every create with 429. Counters go on, as ``reset`` would not let them."""
+        self.double.fault("throttle", "create", times=0, retry_after_s=1)
+        try:
+            yield
+        finally:
+            httpx.delete(f"http://127.0.0.1:{self.double.port}/_fault", trust_env=False).raise_for_status()
+
+    def cancels(self) -> int:
+        """How many runs have been cancelled at the API so far."""
+        return int(self.double.counters()["cancels"])
 
     def runs(self) -> int:
         """How many runs of models the API has made so far."""
@@ -89,8 +143,8 @@ class World:
 
 
 @contextmanager
-def living(folder: Path, *, has_names: bool) -> Iterator[World]:
-    """A world in ``folder`` until the block is left."""
+def api_world(folder: Path, *, has_names: bool) -> Iterator[ApiWorld]:
+    """The API's world in ``folder`` until the block is left."""
     authority = trustme.CA()
     names = ("127.0.0.1", "localhost", *(NAMES if has_names else ()))
     issued = authority.issue_cert(*names)
@@ -100,16 +154,22 @@ def living(folder: Path, *, has_names: bool) -> Iterator[World]:
     authority.cert_pem.write_to_path(folder / "authority.pem")
     arguments = ["--tls-cert", str(cert), "--tls-key", str(key), *(["--names"] if has_names else [])]
     arguments += ["--webhook-ca", str(folder / "authority.pem"), "--page-size", str(PAGE_SIZE), "--poor", "poor"]
+    arguments += ["--fetch-ca", str(folder / "authority.pem")]
     arguments += [f"--account={name}={token}" for name, token in accounts().items()]
     with (
         fake_model(*arguments) as double,
         running_proxy(folder / "data", config(double, has_names=has_names), tls=True) as proxy,
         receiving(cert, key) as receiver,
     ):
-        bundle = folder / "bundle.pem"
-        authorities = (Path(certifi.where()), folder / "authority.pem", proxy.data_dir / "tls" / "ca.pem")
-        bundle.write_text("\n".join(each.read_text(encoding="utf-8") for each in authorities), encoding="utf-8")
-        yield World(double, proxy, receiver, bundle, has_names)
+        bundle = bundle_of(folder / "bundle.pem", folder / "authority.pem", proxy.data_dir / "tls" / "ca.pem")
+        yield ApiWorld(double, proxy, receiver, bundle, has_names)
+
+
+def bundle_of(bundle: Path, *authorities: Path) -> Path:
+    """The usual roots and these authorities in one file, for settings that replace what a client trusts."""
+    texts = [each.read_text(encoding="utf-8") for each in (Path(certifi.where()), *authorities)]
+    bundle.write_text("\n".join(texts), encoding="utf-8")
+    return bundle
 
 
 def accounts() -> dict[str, str]:
