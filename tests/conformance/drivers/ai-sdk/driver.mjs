@@ -45,8 +45,9 @@ function split({ prompt, seed, ...rest }, wait) {
 }
 
 /** Files of one run; `image` and `mask` are bytes that the SDK turns into data URIs. */
-async function generate(provider, { model, input, wait, media }, { image, mask } = {}) {
-  const { prompt, ...options } = split(input, wait);
+async function generate(provider, { model, input, wait, media, n }, { image, mask } = {}) {
+  const { prompt, ...rest } = split(input, wait);
+  const options = { ...rest, n };
   if (media === "video") {
     const given = image ? { image, text: prompt } : prompt;
     const { videos } = await generateVideo({ model: provider.video(model), prompt: given, ...options, download });
@@ -75,9 +76,10 @@ async function fileInput(provider, { field, path, how, ...args }) {
   return { output: (await generate(provider, args, { [field]: file })).map(describe) };
 }
 
+/** The first run is a picture's; `media` is said of the second. */
 async function outputAsInput(provider, args) {
   if (args.field !== "image") throw new Unsupported("a file goes to the input image only");
-  const [first] = await generate(provider, args);
+  const [first] = await generate(provider, { ...args, media: undefined });
   const second = { ...args, model: args.second_model, input: args.second_input };
   return { output: (await generate(provider, second, { image: first.uint8Array })).map(describe) };
 }
