@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from loadtests.fake_model.pictures import draw_png
 from loadtests.fake_model.process import ALICE
-from tests.conformance.clients import Client
+from tests.conformance.clients import WHY_NOT, Client, Kind
 from tests.conformance.driver import Driver
 from tests.conformance.repertoire import Repertoire
 from tests.conformance.world import NAMES, Side, World
@@ -76,6 +76,16 @@ class Bench:
         if answer.unsupported is not None:
             raise Unsupported(answer.unsupported)
         return answer
+
+    def needs(self, *kinds: Kind) -> None:
+        """Say that the case is about such outputs.
+
+        Raises:
+            Unsupported: the client cannot give them.
+        """
+        for kind in kinds:
+            if kind not in self.client.gives:
+                raise Unsupported(WHY_NOT[kind])
 
     def given(self, what: str = "") -> dict[str, Any]:
         """What makes an input this client's in this case: the same in all modes, and nobody else's."""

@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from tests.conformance.environments import DRIVERS
+
+Kind = Literal["files", "text", "objects"]
+
+ALL_KINDS: frozenset[Kind] = frozenset({"files", "text", "objects"})
+
+WHY_NOT: dict[Kind, str] = {
+    "files": "it is made for text, and joins whatever a model gives",
+    "text": "it is made for pictures, and takes every output for the address of a file",
+    "objects": "it takes no output but a file or a list",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +30,29 @@ class Client:
         package: its name in its registry, and in its lock.
         language: for the page.
         is_aimed_by_name: it takes no address; ``api.replicate.com`` must lead to the proxy.
-        writes_only: it is made for text and joins whatever it gets.
+        gives: what kinds of output it can give its user.
         has_seeds: whether a seed in a text input reaches the model; else a model is asked that needs none.
-        cannot: cases that it has no way to do. Its driver gives the reasons.
+        renames: statuses that its errors tell as others.
+        cannot: cases that it has no way to do; its driver gives the reasons. ``can`` instead, where these are fewer.
     """
 
     name: str
     package: str
     language: str
     is_aimed_by_name: bool = False
-    writes_only: bool = False
+    gives: frozenset[Kind] = ALL_KINDS
     has_seeds: bool = True
+    renames: Mapping[int, int] = field(default_factory=dict)
     cannot: frozenset[str] = frozenset()
+    can: frozenset[str] | None = None
+
+    @property
+    def writes_only(self) -> bool:
+        return "files" not in self.gives
+
+    def is_able(self, case: str) -> bool:
+        """Whether it is expected to do a case."""
+        return case not in self.cannot and (self.can is None or case in self.can)
 
     @property
     def version(self) -> str:
@@ -44,12 +67,23 @@ class Client:
         return found[1]
 
 
+_TEXT: frozenset[Kind] = frozenset({"text"})
+_PICTURES: frozenset[Kind] = frozenset({"files"})
+
 CLIENTS: tuple[Client, ...] = (
     Client("replicate-1", "replicate", "Python"),
     Client("replicate-2", "replicate", "Python"),
     Client("javascript", "replicate", "JavaScript"),
-    Client("ai-sdk", "@ai-sdk/replicate", "JavaScript"),
-    Client("langchain-community", "langchain-community", "Python", writes_only=True),
-    Client("litellm", "litellm", "Python", is_aimed_by_name=True, writes_only=True, has_seeds=False),
-    Client("huggingface_hub", "huggingface_hub", "Python", is_aimed_by_name=True),
+    Client("ai-sdk", "@ai-sdk/replicate", "JavaScript", gives=_PICTURES),
+    Client("langchain-community", "langchain-community", "Python", gives=_TEXT),
+    Client(
+        "litellm",
+        "litellm",
+        "Python",
+        is_aimed_by_name=True,
+        gives=_TEXT,
+        has_seeds=False,
+        renames={402: 500, 404: 500},
+    ),
+    Client("huggingface_hub", "huggingface_hub", "Python", is_aimed_by_name=True, gives=_PICTURES),
 )

@@ -1,7 +1,7 @@
 """Writes ``docs/compatibility.md`` from what the last runs of the suite came to.
 
-``python -m tests.conformance.report`` after ``pytest -m slow tests/conformance``. It refuses while an outcome is missing,
-so that the page never says less than the suite asks.
+``python -m tests.conformance.report`` after ``pytest -m slow tests/conformance``. It refuses while an outcome is
+missing, so that the page never says less than the suite asks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "compatibility.md"
 COMMAND = "python -m tests.conformance.report"
 
 MODES: tuple[Mode, ...] = ("direct", "miss", "hit")
-_SIGNS = {"passes": "✓", "fails": "✗", "cannot": "–"}
+_SIGNS = {"passes": "✓", "fails": "✗", "cannot": "-"}
 _NOT_ASKED = "·"
 
 Outcomes = dict[str, dict[str, dict[Mode, dict[str, str]]]]
@@ -34,7 +34,7 @@ every case up to three times: straight at the API's double (`direct`), through H
 through Hotplate with the same input once more (`hit`). Answers are compared with each other, and the double's counters
 prove how many runs were made: none for a hit.
 
-Each cell shows `direct miss hit`: ✓ as it should be, ✗ not so, – the client has no way to do it, · not asked in that
+Each cell shows `direct miss hit`: ✓ as it should be, ✗ not so, - the client has no way to do it, · not asked in that
 mode.
 """
 
@@ -58,8 +58,8 @@ def render(outcomes: Outcomes) -> str:
     return "\n".join(parts) + "\n"
 
 
-_COG_HEAD = """The same cases, as far as they apply, through Hotplate in front of real Cog servers of both dialects. There is no
-`direct` here, since Cog has another API; each cell shows `miss hit`. The client is Python `replicate` 1.x.
+_COG_HEAD = """The same cases, as far as they apply, through Hotplate in front of real Cog servers of both dialects. There
+is no `direct` here, since Cog has another API; each cell shows `miss hit`. The client is Python `replicate` 1.x.
 """
 
 
@@ -98,7 +98,7 @@ def _cell(outcomes: Outcomes, name: str, case: Case, modes: tuple[Mode, ...]) ->
             signs.append(_SIGNS[outcomes[name][case.name][mode]["outcome"]])
         except KeyError:
             raise Incomplete(f"{name}: {case.name} ({mode}) has no outcome") from None
-    return "–" if set(signs) <= {"–", _NOT_ASKED} else " ".join(signs)
+    return "-" if set(signs) <= {"-", _NOT_ASKED} else " ".join(signs)
 
 
 def _reasons(outcomes: Outcomes) -> list[str]:

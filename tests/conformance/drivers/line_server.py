@@ -5,6 +5,7 @@ Nothing but answers goes to standard output: whatever a client prints goes to st
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -123,19 +124,32 @@ def join_logs(events: Iterable[tuple[str, Any]]) -> list[list[Any]]:
 
 
 def aim_names(places: Mapping[str, list[Any]]) -> None:
-    """Let host names resolve to ports of this machine, for clients that cannot be aimed in another way.
+    """Let host names lead to ports of this machine, for clients that cannot be aimed in another way.
+
+    The client is left alone; what is replaced is the machine's name resolution. Some libraries take only the address
+    from it and keep their port, so asynchronous connections to that address go to the right port, too.
 
     Args:
         places: ``[address, port]`` by host name.
     """
+    ports = {address: port for address, port in places.values()}
 
     def resolve(host: Any, port: Any, *args: Any, **options: Any) -> Any:
         name = host.decode() if isinstance(host, bytes) else host
         if name in places:
             host, port = places[name]
-        return real_getaddrinfo(host, port, *args, **options)
+        return _getaddrinfo(host, port, *args, **options)
+
+    async def connect(loop: Any, factory: Any, host: Any = None, port: Any = None, **options: Any) -> Any:
+        if port == HTTPS_PORT:
+            port = ports.get(host, port)
+        return await _create_connection(loop, factory, host, port, **options)
 
     socket.getaddrinfo = resolve
+    asyncio.BaseEventLoop.create_connection = connect  # type: ignore[method-assign]
 
 
-real_getaddrinfo = socket.getaddrinfo
+HTTPS_PORT = 443
+
+_getaddrinfo = socket.getaddrinfo
+_create_connection = asyncio.BaseEventLoop.create_connection

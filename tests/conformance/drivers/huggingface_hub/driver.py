@@ -33,7 +33,7 @@ def drawn(picture: Any) -> dict[str, Any]:
 def pictured(ask: Ask) -> dict[str, Any]:
     given = dict(ask.args["input"])
     wanted = {name: given.pop(name) for name in ("width", "height", "seed") if name in given}
-    return {"prompt": given.pop("prompt"), **wanted, "extra_body": {"input": given} if given else None}
+    return {"prompt": given.pop("prompt"), **wanted, "extra_body": given or None}
 
 
 def run(ask: Ask) -> dict[str, Any]:

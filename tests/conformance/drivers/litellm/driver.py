@@ -16,7 +16,9 @@ def asked(ask: Ask, **options: Any) -> dict[str, Any]:
     aim_names(ask.args.get("dns", {}))
     given = dict(ask.args["input"])
     prompt = given.pop("prompt")
-    name = ask.args.get("model") or f"deployments/{ask.args['deployment']}"
+    name = ask.args["model"]
+    if ":" in name:
+        raise Unsupported("litellm puts the version where the model's name belongs in the address")
     return {
         "model": f"replicate/{name}",
         "messages": [{"role": "user", "content": prompt}],
