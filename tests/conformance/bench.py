@@ -122,12 +122,12 @@ def digests(value: Any) -> list[str]:
     return [each["sha256"] for each in files_in(value)]
 
 
-def settled(value: Any, world: World) -> Any:
+def settled(value: Any) -> Any:
     """``value`` without what may differ from one answer to the next: times, counts, and whose addresses they are."""
     if isinstance(value, dict):
-        return {name: settled(inner, world) for name, inner in value.items() if name not in _VOLATILE}
+        return {name: settled(inner) for name, inner in value.items() if name not in _VOLATILE}
     if isinstance(value, list):
-        return [settled(inner, world) for inner in value]
+        return [settled(inner) for inner in value]
     if isinstance(value, str):
         return re.sub(rf"https?://(127\.0\.0\.1:\d+|localhost:\d+|{'|'.join(map(re.escape, NAMES))})", "", value)
     return value

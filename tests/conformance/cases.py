@@ -495,7 +495,7 @@ def lookup(title: str, what: str, **args: str) -> None:
     """A case that only asks, and must be answered as by the API itself."""
 
     def do(bench: Bench) -> Any:
-        document = settled(bench.ask(what, **args)["document"], bench.world)
+        document = settled(bench.ask(what, **args)["document"])
         assert document is not None
         return document
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conformance.suite import Suite
+pytest.register_assert_rewrite("tests.conformance.cases")
+
+from tests.conformance.suite import Suite  # noqa: E402 - after the registration, so that failed cases say why
 
 
 @pytest.fixture(scope="session")

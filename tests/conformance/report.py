@@ -58,8 +58,8 @@ def render(outcomes: Outcomes) -> str:
     return "\n".join(parts) + "\n"
 
 
-_COG_HEAD = """The same cases, as far as they apply, through Hotplate in front of real Cog servers of both dialects. There
-is no `direct` here, since Cog has another API; each cell shows `miss hit`. The client is Python `replicate` 1.x.
+_COG_HEAD = """The same cases, as far as they apply, through Hotplate in front of real Cog servers of both dialects.
+There is no `direct` here, since Cog has another API; each cell shows `miss hit`. The client is Python `replicate` 1.x.
 """
 
 

@@ -92,7 +92,7 @@ class Suite:
             return Outcome(reason=str(reason))
         except Exception as error:
             return Outcome(error=error)
-        return Outcome(seen=settled(seen, world))
+        return Outcome(seen=settled(seen))
 
     def _world(self, place: Place) -> World:
         if place not in self._worlds:
