@@ -15,7 +15,7 @@ from tests.conformance.cog_world import cog_world
 from tests.conformance.driver import Driver
 from tests.conformance.environments import HOME
 from tests.conformance.repertoire import OfTheApi, OnCog
-from tests.conformance.world import World, api_world
+from tests.conformance.world import Side, World, api_world
 
 OUTCOMES = HOME / "outcomes.json"
 """What the last runs of the suite came to, for the page; git ignores it."""
@@ -64,7 +64,7 @@ class Suite:
         self._folder = folder
         self._stack = ExitStack()
         self._worlds: dict[Place, World] = {}
-        self._drivers: dict[tuple[str, Place], Driver] = {}
+        self._drivers: dict[tuple[str, Place, Side], Driver] = {}
         self._outcomes: dict[tuple[str, str, Mode], Outcome] = {}
 
     def outcome(self, subject: Subject, case: Case, mode: Mode) -> Outcome:
@@ -82,7 +82,8 @@ class Suite:
     def _run(self, subject: Subject, case: Case, mode: Mode) -> Outcome:
         world = self._world(subject.place)
         models = OnCog() if subject.is_on_cog else OfTheApi()
-        bench = Bench(subject.client, case.name, mode, world, self._driver(subject, world), self._folder, models)
+        driver = self._driver(subject, "direct" if mode == "direct" else "proxy", world)
+        bench = Bench(subject.client, case.name, mode, world, driver, self._folder, models)
         before = world.runs()
         try:
             seen = case.do(bench)
@@ -104,10 +105,11 @@ class Suite:
                 self._worlds[place] = self._stack.enter_context(api_world(folder, has_names=place == "named"))
         return self._worlds[place]
 
-    def _driver(self, subject: Subject, world: World) -> Driver:
-        key = subject.client.name, subject.place
+    def _driver(self, subject: Subject, side: Side, world: World) -> Driver:
+        """One for each side: clients keep connections by the name of the host, which may be the same for both."""
+        key = subject.client.name, subject.place, side
         if key not in self._drivers:
-            scratch = self._folder / subject.name
+            scratch = self._folder / f"{subject.name}-{side}"
             scratch.mkdir()
             self._drivers[key] = Driver(subject.client.name, world.ca_bundle, scratch)
             self._stack.callback(self._drivers[key].stop)
