@@ -27,6 +27,7 @@ QUIET_S = 0.3
 
 LOW_WAIT_S = 1
 SLOW_S = 2
+FILM_BYTES = 3_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,15 @@ def run_nested(bench: Bench) -> Any:
     bench.needs("files", "objects")
     output = bench.ask("run", **bench.models.nested(bench.given()))["output"]
     assert len(files_in(output)) == 2
+    return output
+
+
+@case("run a model that gives a video of three megabytes", direct=1, miss=1, hit=0)
+def run_film(bench: Bench) -> Any:
+    """The AI SDK makes videos by another way, which polls."""
+    bench.needs("videos")
+    output = bench.ask("run", **bench.models.film(FILM_BYTES, bench.given()), media="video")["output"]
+    assert [each["size"] for each in files_in(output)] == [FILM_BYTES]
     return output
 
 

@@ -10,12 +10,13 @@ from typing import Literal
 
 from tests.conformance.environments import DRIVERS
 
-Kind = Literal["files", "text", "objects"]
+Kind = Literal["files", "videos", "text", "objects"]
 
-ALL_KINDS: frozenset[Kind] = frozenset({"files", "text", "objects"})
+ALL_KINDS: frozenset[Kind] = frozenset({"files", "videos", "text", "objects"})
 
 WHY_NOT: dict[Kind, str] = {
     "files": "it is made for text, and joins whatever a model gives",
+    "videos": "it gives no videos",
     "text": "it is made for pictures, and takes every output for the address of a file",
     "objects": "it takes no output but a file or a list",
 }
@@ -70,12 +71,31 @@ class Client:
 _TEXT: frozenset[Kind] = frozenset({"text"})
 _PICTURES: frozenset[Kind] = frozenset({"files"})
 
+_ERRORS = ("error-401", "error-402", "error-404-model", "error-422-input", "error-429", "model-fails")
+_RUNS = (*_ERRORS, "outputs-outlive-the-upstreams")
+_DRAWS = (*_RUNS, "run-file", "run-files", "run-slow", "run-version", "file-as-data-uri")
+_WRITES = (*_RUNS, "run-text", "run-async", "run-polling", "stream-text")
+
+_NO_BLOBS = frozenset({"file-as-blob", "file-as-buffer"})
+
 CLIENTS: tuple[Client, ...] = (
-    Client("replicate-1", "replicate", "Python"),
-    Client("replicate-2", "replicate", "Python"),
-    Client("javascript", "replicate", "JavaScript"),
-    Client("ai-sdk", "@ai-sdk/replicate", "JavaScript", gives=_PICTURES),
-    Client("langchain-community", "langchain-community", "Python", gives=_TEXT),
+    Client("replicate-1", "replicate", "Python", cannot=_NO_BLOBS),
+    Client("replicate-2", "replicate", "Python", cannot=_NO_BLOBS),
+    Client("javascript", "replicate", "JavaScript", cannot=frozenset({"run-async"})),
+    Client(
+        "ai-sdk",
+        "@ai-sdk/replicate",
+        "JavaScript",
+        gives=_PICTURES | {"videos"},
+        can=frozenset({*_DRAWS, "file-as-buffer", "output-as-input", "run-film"}),
+    ),
+    Client(
+        "langchain-community",
+        "langchain-community",
+        "Python",
+        gives=_TEXT,
+        can=frozenset({*_WRITES, "run-string"}),
+    ),
     Client(
         "litellm",
         "litellm",
@@ -84,6 +104,14 @@ CLIENTS: tuple[Client, ...] = (
         gives=_TEXT,
         has_seeds=False,
         renames={402: 500, 404: 500},
+        can=frozenset(_WRITES),
     ),
-    Client("huggingface_hub", "huggingface_hub", "Python", is_aimed_by_name=True, gives=_PICTURES),
+    Client(
+        "huggingface_hub",
+        "huggingface_hub",
+        "Python",
+        is_aimed_by_name=True,
+        gives=_PICTURES,
+        can=frozenset({*_DRAWS, "run-async"}),
+    ),
 )

@@ -1,7 +1,7 @@
 """Real Cog servers of one dialect, and Hotplate over TLS in front of them.
 
-Two tiny models (``cog/shapes``, ``cog/teller``) run as a user starts them by hand. They note each run themselves: what
-Hotplate says of runs is not asked.
+Two tiny models (``cog/shapes``, ``cog/teller``) run as a user starts them by hand. They note each run, and each that is
+cancelled, themselves: what Hotplate says of that is not asked.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ START_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True)
 class CogWorld:
-    """The servers by the model's name, and Hotplate in front of them."""
+    """Hotplate in front of the servers, and the folder where their models note what happens."""
 
-    servers: dict[str, str]
-    runs_file: Path
+    notes: Path
     proxy: ProxyProcess
     receiver: Receiver
     ca_bundle: Path
@@ -65,12 +64,14 @@ class CogWorld:
         return str(model["latest_version"]["id"])
 
     def runs(self) -> int:
-        return len(self.runs_file.read_bytes())
+        return self._count("runs")
 
     def cancels(self) -> int:
-        """Cog counts none: the server is free again long before the run would have ended."""
-        health = httpx.get(f"{self.servers['shapes']}/health-check", trust_env=False, timeout=5).json()
-        return int(health["status"] == "READY")
+        return self._count("cancels")
+
+    def _count(self, what: str) -> int:
+        file = self.notes / what
+        return len(file.read_bytes()) if file.is_file() else 0
 
     def expire(self) -> None:
         """Cog's outputs have no addresses that could die."""
@@ -84,8 +85,8 @@ class CogWorld:
 @contextmanager
 def cog_world(folder: Path, dialect: Dialect) -> Iterator[CogWorld]:
     """Servers of ``dialect`` behind Hotplate, in ``folder``, until the block is left."""
-    runs_file = folder / "runs"
-    runs_file.touch()
+    notes = folder / "notes"
+    notes.mkdir()
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1", "localhost")
     cert, key = folder / "cert.pem", folder / "key.pem"
@@ -93,12 +94,12 @@ def cog_world(folder: Path, dialect: Dialect) -> Iterator[CogWorld]:
     key.write_bytes(issued.private_key_pem.bytes())
     authority.cert_pem.write_to_path(folder / "authority.pem")
     with (
-        _serving(folder, dialect, runs_file) as servers,
+        _serving(folder, dialect, notes) as servers,
         running_proxy(folder / "data", config(servers), tls=True) as proxy,
         receiving(cert, key) as receiver,
     ):
         bundle = bundle_of(folder / "bundle.pem", folder / "authority.pem", proxy.data_dir / "tls" / "ca.pem")
-        yield CogWorld(servers, runs_file, proxy, receiver, bundle)
+        yield CogWorld(notes, proxy, receiver, bundle)
 
 
 def config(servers: dict[str, str]) -> str:
@@ -110,7 +111,7 @@ def config(servers: dict[str, str]) -> str:
 
 
 @contextmanager
-def _serving(folder: Path, dialect: Dialect, runs_file: Path) -> Iterator[dict[str, str]]:
+def _serving(folder: Path, dialect: Dialect, notes: Path) -> Iterator[dict[str, str]]:
     """The addresses of one server for each model, all ready."""
     SHARED_ENVS.mkdir(parents=True, exist_ok=True)
     environment = asyncio.run(ensure_environment(MODELS / dialect / "requirements.lock", SHARED_ENVS))
@@ -119,7 +120,7 @@ def _serving(folder: Path, dialect: Dialect, runs_file: Path) -> Iterator[dict[s
     try:
         for name in NAMES:
             port = _free_port()
-            processes.append(_start(python_of(environment), name, port, folder, runs_file))
+            processes.append(_start(python_of(environment), name, port, folder, notes))
             servers[name] = f"http://127.0.0.1:{port}"
         for name, url in servers.items():
             _wait_until_ready(name, url, folder)
@@ -131,7 +132,7 @@ def _serving(folder: Path, dialect: Dialect, runs_file: Path) -> Iterator[dict[s
             process.wait(20)
 
 
-def _start(python: Path, name: str, port: int, folder: Path, runs_file: Path) -> subprocess.Popen[bytes]:
+def _start(python: Path, name: str, port: int, folder: Path, notes: Path) -> subprocess.Popen[bytes]:
     scratch = folder / f"tmp-{name}"
     scratch.mkdir()
     with (folder / f"{name}.log").open("wb") as log:
@@ -143,7 +144,7 @@ def _start(python: Path, name: str, port: int, folder: Path, runs_file: Path) ->
                 "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
                 "PORT": str(port),
                 "COG_PREDICT_TYPE_STUB": "predict.py:Predictor",
-                "CONFORMANCE_RUNS": str(runs_file),
+                "CONFORMANCE_NOTES": str(notes),
                 "PYTHONDONTWRITEBYTECODE": "1",
                 "TMPDIR": str(scratch),
             },

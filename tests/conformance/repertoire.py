@@ -25,6 +25,9 @@ class Repertoire(Protocol):
     def nested(self, given: Asked) -> Asked:
         """An object with two files inside."""
 
+    def film(self, size_bytes: int, given: Asked) -> Asked:
+        """One file of that size."""
+
     def string(self, given: Asked) -> Asked:
         """One string, which holds the prompt."""
 
@@ -58,6 +61,9 @@ class OfTheApi:
 
     def nested(self, given: Asked) -> Asked:
         return {"model": "acme/nested", "input": given}
+
+    def film(self, size_bytes: int, given: Asked) -> Asked:
+        return {"model": "acme/film", "input": {**given, "size_bytes": size_bytes}}
 
     def string(self, given: Asked) -> Asked:
         return {"model": "acme/caption", "input": {**given, "temperature": 0}}
@@ -96,6 +102,9 @@ class OnCog:
 
     def nested(self, given: Asked) -> Asked:
         return {"model": "acme/shapes", "input": {**given, "shape": "nested"}}
+
+    def film(self, size_bytes: int, given: Asked) -> Asked:
+        return {"model": "acme/shapes", "input": {**given, "shape": "file", "size_bytes": size_bytes}}
 
     def string(self, given: Asked) -> Asked:
         return {"model": "acme/shapes", "input": {**given, "shape": "string"}}

@@ -23,6 +23,8 @@ COMMAND = "python -m tests.conformance.report"
 MODES: tuple[Mode, ...] = ("direct", "miss", "hit")
 _SIGNS = {"passes": "✓", "fails": "✗", "cannot": "-"}
 _NOT_ASKED = "·"
+FEW = 6
+"""More titles than this are counted instead of named; the table names them."""
 
 Outcomes = dict[str, dict[str, dict[Mode, dict[str, str]]]]
 
@@ -112,7 +114,8 @@ def _reasons(outcomes: Outcomes) -> list[str]:
                     titles = by_reason.setdefault(outcome["reason"], [])
                     titles += [case.title] if case.title not in titles else []
         for reason, titles in by_reason.items():
-            lines.append(f"- **{client.name}**: {reason}. ({'; '.join(titles)}.)")
+            which = "; ".join(titles) if len(titles) <= FEW else f"{len(titles)} cases"
+            lines.append(f"- **{client.name}**: {reason} ({which}).")
     return lines
 
 

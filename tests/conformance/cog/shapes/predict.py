@@ -25,11 +25,22 @@ def draw(look: str) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def note_run() -> None:
-    """Leave a byte in the file that counts runs, if there is one."""
-    if "CONFORMANCE_RUNS" in os.environ:
-        with LocalPath(os.environ["CONFORMANCE_RUNS"]).open("ab") as runs:
-            runs.write(b".")
+def note(what: str) -> None:
+    """Leave a byte in the file that counts such events, if there is a folder for them."""
+    if "CONFORMANCE_NOTES" in os.environ:
+        with (LocalPath(os.environ["CONFORMANCE_NOTES"]) / what).open("ab") as notes:
+            notes.write(b".")
+
+
+def work(seconds: float) -> None:
+    """Take that long, a short nap at a time, so that a cancel is heard."""
+    until = time.monotonic() + seconds
+    try:
+        while time.monotonic() < until:
+            time.sleep(0.02)
+    except BaseException:
+        note("cancels")
+        raise
 
 
 class Predictor(BasePredictor):
@@ -41,16 +52,15 @@ class Predictor(BasePredictor):
         shape: str = Input(description="Of the output", default="list", choices=["list", "file", "nested", "string"]),
         seed: int = Input(description="What else it follows from", default=0),
         num_outputs: int = Input(description="Pictures in a list", default=1, ge=1, le=4),
+        size_bytes: int = Input(description="Of each file, at least; 0 for small", default=0, ge=0, le=50_000_000),
         seconds: float = Input(description="How long it takes", default=0.0, ge=0.0, le=600.0),
         fails: bool = Input(description="Whether it fails", default=False),
         image: Path | None = Input(description="A picture whose bytes it follows from, too", default=None),  # noqa: B008
     ) -> Any:
         """Give the output."""
-        note_run()
+        note("runs")
         print(f"Using seed: {seed}", flush=True)
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            time.sleep(0.02)  # a short nap at a time, so that a cancel is heard
+        work(seconds)
         if fails:
             raise ValueError("failed on purpose")
         content = hashlib.sha256(LocalPath(image).read_bytes()).hexdigest() if image else ""
@@ -58,7 +68,7 @@ class Predictor(BasePredictor):
 
         def picture(number: int) -> Path:
             path = folder / f"out-{number}.png"
-            path.write_bytes(draw(f"{prompt} {seed} {number} {content}"))
+            path.write_bytes(draw(f"{prompt} {seed} {number} {content}").ljust(size_bytes, b"\0"))
             return Path(path)
 
         if shape == "file":

@@ -8,11 +8,11 @@ from pathlib import Path
 from cog import BasePredictor, ConcatenateIterator, Input
 
 
-def note_run() -> None:
-    """Leave a byte in the file that counts runs, if there is one."""
-    if "CONFORMANCE_RUNS" in os.environ:
-        with Path(os.environ["CONFORMANCE_RUNS"]).open("ab") as runs:
-            runs.write(b".")
+def note(what: str) -> None:
+    """Leave a byte in the file that counts such events, if there is a folder for them."""
+    if "CONFORMANCE_NOTES" in os.environ:
+        with (Path(os.environ["CONFORMANCE_NOTES"]) / what).open("ab") as notes:
+            notes.write(b".")
 
 
 class Predictor(BasePredictor):
@@ -25,7 +25,7 @@ class Predictor(BasePredictor):
         temperature: float = Input(description="Told, and not used", default=0.0),
     ) -> ConcatenateIterator[str]:
         """Give the words."""
-        note_run()
+        note("runs")
         print(f"Using seed: {seed}", flush=True)
         for word in prompt.split():
             time.sleep(0.02)
