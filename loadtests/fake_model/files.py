@@ -49,16 +49,18 @@ class Files(Handlers):
         name = await _text(form, "filename") or content.filename or "file"
         if len(name.encode()) > MAX_NAME_BYTES:
             raise refuse([complaint("string_lte", "filename", f"Must be at most {MAX_NAME_BYTES} bytes")])
-        now = time.time()
+        now, body = time.time(), await content.read()
         return Upload(
             id=base64.urlsafe_b64encode(secrets.token_bytes(36)).decode(),
             account=account,
             name=name,
             content_type=await _text(form, "type") or content.content_type or USUAL_TYPE,
-            content=await content.read(),
+            content=body,
             metadata=_parse_metadata(await _text(form, "metadata")),
             created_at=now,
             expires_at=now + self.world.options.file_ttl_s,
+            md5=hashlib.md5(body, usedforsecurity=False).hexdigest(),
+            sha256=hashlib.sha256(body).hexdigest(),
         )
 
     def _find(self, request: Request) -> Upload:
