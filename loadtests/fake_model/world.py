@@ -40,7 +40,7 @@ _COUNTED = (
     "output_credentials",
     "uploads",
     "upload_bytes",
-    "file_reads",
+    "file_requests",
     "deletes",
     "secrets",
     "stream_opens",
@@ -190,6 +190,8 @@ class Upload:
     metadata: JsonObject
     created_at: float
     expires_at: float
+    md5: str
+    sha256: str
 
 
 class World:
