@@ -13,6 +13,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ QUIET_S = 0.3
 
 LOW_WAIT_S = 1
 SLOW_S = 2
+LONG_S = 4
 FILM_BYTES = 3_000_000
 
 
@@ -266,6 +268,26 @@ def cancel_one_of_two(bench: Bench) -> Any:
 
         assert eventually(lambda: status() not in ("starting", "processing"))
         assert status() == "succeeded"
+    return None
+
+
+@case("join a run that another client holds its request for, without being held too", direct=2, miss=1)
+def join_a_held_run(bench: Bench) -> Any:
+    """A create that does not ask to wait is answered at once, whatever those who share its run have asked for."""
+    asked = bench.models.slow(LONG_S, bench.given())
+    with bench.world.http(bench.side) as http, ThreadPoolExecutor(1) as threads:
+        held = threads.submit(
+            http.post,
+            f"/v1/models/{asked['model']}/predictions",
+            json={"input": asked["input"]},
+            headers={"Prefer": "wait=30"},
+        )
+        time.sleep(QUIET_S)
+        began = time.monotonic()
+        assert bench.ask("cancel", **asked)["status"] == "canceled"
+        took_s = time.monotonic() - began
+        assert held.result().raise_for_status().json()["status"] == "succeeded"
+    assert took_s < LONG_S / 2, f"it was held for {took_s:.1f} s"
     return None
 
 
