@@ -47,6 +47,7 @@ class Flight:
         self.progress: Progress | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +57,15 @@ class Flight:
         self.progress = progress
         if not self._accepted.done():
             self._accepted.set_result(None)
+        self._tell()
+
+    def listen(self, listener: Callable[[Flight], None]) -> None:
+        """Call ``listener`` on the event loop after each report and after the end; never again after that."""
+        self._listeners.append(listener)
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener(self)
 
     async def accepted(self) -> None:
         """Wait until the upstream has taken the run.
@@ -78,6 +88,8 @@ class Flight:
             self._accepted.set_result(None)
         if not self._finished.done():
             self._finished.set_result(landed)
+        self._tell()
+        self._listeners.clear()
 
     def refuse(self, error: HotplateError) -> None:
         """The run was never taken: every create that waits gets ``error``."""

@@ -16,6 +16,7 @@ from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import Cached, LookupPlan, Store, is_fresh, plan_store
+from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
@@ -42,6 +43,8 @@ class Create:
     Attributes:
         cache_control: the request's ``Cache-Control`` header.
         wants_s: seconds for which the client waits for the answer.
+        webhook: where news of the prediction shall go.
+        deadline_s: seconds after which the prediction is to be cancelled, for this client alone.
     """
 
     upstream: Upstream
@@ -51,6 +54,8 @@ class Create:
     scope: Scope
     cache_control: str | None
     wants_s: float
+    webhook: WebhookRequest | None = None
+    deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,8 +88,8 @@ class Predictions:
             InputInvalid: it asks an upstream that cannot do it.
         """
         if upstream.kind == "replicate":
-            return bool(parsed.extras) or "cancel-after" in exchange.headers
-        if any(name.startswith("webhook") for name in parsed.extras):
+            return bool(parsed.extras) or parsed.webhook is not None or "cancel-after" in exchange.headers
+        if parsed.webhook is not None:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
 

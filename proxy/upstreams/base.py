@@ -97,6 +97,9 @@ class Progress:
         logs: all logs so far.
         is_booting: it waits for a boot right now.
         upstream_id: the upstream's own prediction id, once known.
+        output: the output so far, ``None`` while there is none; files under the upstream's own URLs.
+        has_all_files: the output is whole although the run has not ended: the upstream answered a waiting create so.
+        stream_url: where the upstream streams the run, if it does.
     """
 
     status: Literal["starting", "processing"]
@@ -105,6 +108,9 @@ class Progress:
     is_booting: bool = False
     upstream_id: str | None = None
     web_url: str | None = None
+    output: JsonValue = None
+    has_all_files: bool = False
+    stream_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
