@@ -29,6 +29,7 @@ from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.renderer import Renderer
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
@@ -39,6 +40,7 @@ from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
+from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import (
     CogUpstreamSettings,
@@ -152,6 +154,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         await services.coalescer.drain(drain_timeout_s)
         for upstream in upstreams:
             await upstream.aclose()
+        await services.webhook_secrets.aclose()
         await egress.aclose()
         await services.journal.drain()
         await storage.aclose()
@@ -215,6 +218,7 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
+        webhook_secrets=WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time),
         metrics=metrics,
         now=time.time,
     )
@@ -291,6 +295,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
@@ -305,6 +310,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
+        Route("/webhooks/default/secret", Endpoint({"GET": webhooks.secret}, onward)),
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
