@@ -15,6 +15,7 @@ from proxy.core.errors import HotplateError
 from proxy.core.outputs import OutputAccess
 from proxy.upstreams.base import Credential, RelayRequest, RelayResponse
 from proxy.upstreams.egress import EgressFailed, EgressRefused, Posted
+from tests.fakes.clock import ManualClock
 from tests.fakes.upstreams import ScriptedUpstream
 
 ACCOUNT_SECRET = "whsec_" + base64.b64encode(b"the account's own secret").decode()
@@ -127,3 +128,38 @@ class SecretUpstream(ScriptedUpstream):
 
     def _close(self) -> None:
         self.closed += 1
+
+
+class SleepingClock(ManualClock):
+    """A clock with ``sleep``: who sleeps is woken when it is moved far enough."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    @property
+    def naps(self) -> list[float]:
+        """Seconds for which each sleeper still sleeps, the shortest first."""
+        return sorted(until - self.now for until, _ in self._sleepers)
+
+    async def sleep(self, seconds: float) -> None:
+        nap = (self.now + seconds, asyncio.Event())
+        self._sleepers.append(nap)
+        try:
+            await nap[1].wait()
+        finally:
+            self._sleepers.remove(nap)
+
+    async def move(self, seconds: float) -> None:
+        """Advance, and let everything happen that is due."""
+        self.advance(seconds)
+        for until, wake in list(self._sleepers):
+            if until <= self.now:
+                wake.set()
+        await settle()
+
+
+async def settle() -> None:
+    """Let everything happen that waits for nothing but its turn."""
+    for _ in range(100):
+        await asyncio.sleep(0)
