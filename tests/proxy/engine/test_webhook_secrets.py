@@ -156,7 +156,15 @@ async def test_known_secret_serves_on_while_a_newer_one_cannot_be_read(world: Wo
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"[]", b"{", b'{"key": 7}', b'{"key": "secret"}', b'{"key": "whsec_a_b"}', b" " * (MAX_ANSWER_BYTES + 1)],
+    [
+        b"",
+        b"[]",
+        b"{",
+        b'{"key": 7}',
+        b'{"key": "secret"}',
+        b'{"key": "whsec_a_b"}',
+        b'{"key": "%b"}' % ACCOUNT_SECRET.encode() + b" " * MAX_ANSWER_BYTES,
+    ],
 )
 async def test_answer_that_holds_no_secret_teaches_nothing(world: World, body: bytes) -> None:
     world.api.told[ALICE.token] = body
