@@ -19,12 +19,16 @@ from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
 from proxy.core.outputs import OutputAccess
+from proxy.core.sealing import Sealer
 from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import GRACE_S, Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.notices import Notices
+from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.renderer import Renderer
@@ -143,6 +147,8 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
+        if settings.webhooks.enabled:
+            await services.courier.resume()
     except BaseException:
         for upstream in upstreams:
             await upstream.aclose()
@@ -152,6 +158,8 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
     async def aclose(drain_timeout_s: float) -> None:
         await services.coalescer.drain(drain_timeout_s)
+        await services.notices.aclose()
+        await services.courier.aclose(min(drain_timeout_s, GRACE_S))
         for upstream in upstreams:
             await upstream.aclose()
         await services.webhook_secrets.aclose()
@@ -184,6 +192,18 @@ def _services(
         settings.auth.accept_for_s,
         time.monotonic,
     )
+    webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
+    webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
+    courier = Courier(
+        ParcelRows(storage.ledger, Sealer(secrets)),
+        egress,
+        webhook_access,
+        webhook_secrets.signing,
+        settings.webhooks.timeout_s,
+        metrics.observe_webhook,
+        time.time,
+    )
+    metrics.webhooks_waiting.set_function(lambda: float(len(courier)))
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
     predictor = Predictor(
         results=storage.results,
@@ -218,7 +238,10 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
-        webhook_secrets=WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time),
+        webhook_secrets=webhook_secrets,
+        webhook_access=webhook_access,
+        courier=courier,
+        notices=Notices(courier, base_url, time.time),
         metrics=metrics,
         now=time.time,
     )
