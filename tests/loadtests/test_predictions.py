@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from loadtests.fake_model.catalog import MODELS, Model, find_model
+from loadtests.fake_model.catalog import MODELS, File, Model, find_model
 from loadtests.fake_model.process import FakeModel, fake_model
+from loadtests.fake_model.world import Address, Options, World
 from tests.loadtests.harness import FOX, WAIT, client_of, create, start, until
 
 PIXEL = "/models/acme/pixel/predictions"
@@ -257,3 +258,13 @@ def test_account_without_credit_gets_402_and_no_run(alice: httpx.Client, bob: ht
 def test_options_that_cannot_be_changed_are_refused(fake: FakeModel, options: dict[str, object]) -> None:
     with pytest.raises(httpx.HTTPStatusError):
         fake.set_options(**options)
+
+
+def test_expired_bytes_are_let_go() -> None:
+    """A long load would else hold every file that was ever made."""
+    world = World(Options(output_ttl_s=0.0))
+    held = [world.publish([File("a.png", b"a")]) for _ in range(3)]
+    assert len(world.outputs) == 1
+    assert held[0] == [Address(held[0][0].path)]
+    kept = world.publish(File("b.png", b"b"), is_kept=True)
+    assert world.find_output(kept.path) is not None

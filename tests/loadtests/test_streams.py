@@ -13,7 +13,6 @@ import pytest
 from replicate.client import Client
 
 from loadtests.fake_model.process import ALICE, FakeModel
-from loadtests.fake_model.sites import Site
 from loadtests.fake_model.streams import write_event
 from loadtests.fake_model.world import StreamEvent
 from tests.loadtests.harness import create, start, until
@@ -190,8 +189,6 @@ def test_real_client_streams_text(fake: FakeModel) -> None:
 
 
 def test_event_of_several_lines_has_a_data_field_for_each() -> None:
-    site = Site("http://a/v1", "http://d", "http://s")
-    assert write_event(StreamEvent("1:0", "output", "a\n\nb"), site) == (
-        b"event: output\nid: 1:0\ndata: a\ndata: \ndata: b\n\n"
-    )
-    assert write_event(StreamEvent("1:1", "done", {}), site) == b"event: done\nid: 1:1\ndata: {}\n\n"
+    event = StreamEvent("1:0", "output", None)
+    assert write_event(event, "a\n\nb") == b"event: output\nid: 1:0\ndata: a\ndata: \ndata: b\n\n"
+    assert write_event(event, "{}") == b"event: output\nid: 1:0\ndata: {}\n\n"
