@@ -91,7 +91,8 @@ def test_files_appear_one_by_one(alice: httpx.Client, fake: FakeModel) -> None:
         return bool(now["status"] == "succeeded")
 
     until(is_done)
-    assert {("processing", 1), ("processing", 2), ("processing", 3), ("succeeded", 4)} <= seen
+    assert ("succeeded", 4) in seen
+    assert len(seen & {("processing", 1), ("processing", 2), ("processing", 3)}) >= 2
 
 
 def test_create_may_answer_processing_with_all_files(alice: httpx.Client) -> None:
@@ -233,13 +234,16 @@ def test_new_version_makes_another_picture(alice: httpx.Client, fake: FakeModel,
 def test_creates_beyond_the_rate_limit_are_429_until_the_window_ends(
     alice: httpx.Client, bob: httpx.Client, fake: FakeModel
 ) -> None:
-    fake.set_options(rate_limit=2, rate_window_s=1.0)
+    fake.set_options(rate_limit=2, rate_window_s=2.0)
     answers = [alice.post(PIXEL, json={"input": FOX}) for _ in range(3)]
     assert [each.status_code for each in answers] == [201, 201, 429]
     assert [each.headers["ratelimit-remaining"] for each in answers] == ["1", "0", "0"]
     refused = answers[2]
-    assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"] == "1"
-    assert refused.json() == {"detail": "Request was throttled. Your rate limit resets in ~1s.", "status": 429}
+    seconds = refused.headers["retry-after"]
+    assert seconds == refused.headers["ratelimit-reset"]
+    assert 1 <= int(seconds) <= 2
+    detail = f"Request was throttled. Your rate limit resets in ~{seconds}s."
+    assert refused.json() == {"detail": detail, "status": 429}
     assert bob.post(PIXEL, json={"input": FOX}).status_code == 201
     assert fake.counters()["runs"] == {"acme/pixel": 3}
     assert fake.counters()["throttled"] == 1
