@@ -127,3 +127,10 @@ class KeyValue(Protocol):
             StorageUnavailable: it could not be removed.
         """
         ...
+
+    async def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Every value whose name begins with ``prefix``, by name; ended and unreadable ones are left out.
+
+        For start-up and for few rows: all of them are read at once. A store that is away has none.
+        """
+        ...

@@ -70,6 +70,9 @@ class ResultRecord:
         created_at, started_at, completed_at: epoch seconds of the original run.
         boot_s: seconds the run waited for a boot, 0.0 when the model was warm.
         upstream_id: the upstream's own prediction id, if it has one.
+        is_streamable: predictions of this result say where they are streamed.
+        stream_log: the events of the run as the upstream streamed them, where somebody listened; without it, or once
+            it is gone, a stream is told from output and logs. So a hit does not need it.
     """
 
     record_id: RecordId
@@ -88,6 +91,8 @@ class ResultRecord:
     completed_at: float
     boot_s: float
     upstream_id: str | None
+    is_streamable: bool = False
+    stream_log: BlobRef | None = None
 
     @property
     def predict_s(self) -> float:
@@ -136,6 +141,10 @@ def _to_document(record: ResultRecord) -> JsonObject:
         "completed_at": record.completed_at,
         "boot_s": record.boot_s,
         "upstream_id": record.upstream_id,
+        "is_streamable": record.is_streamable,
+        "stream_log": None
+        if record.stream_log is None
+        else {"digest": record.stream_log.digest.hex(), "size_bytes": record.stream_log.size_bytes},
     }
 
 
@@ -174,6 +183,8 @@ def decode_record(data: bytes) -> ResultRecord:
             completed_at=document["completed_at"],
             boot_s=document["boot_s"],
             upstream_id=document["upstream_id"],
+            is_streamable=document.get("is_streamable") is True,
+            stream_log=_blob(document.get("stream_log")),
         )
     except Corrupt:
         raise
@@ -186,6 +197,10 @@ def _hash(text: str) -> bytes:
     if digest is None:
         raise ValueError("not 64 lower-case hex digits")
     return digest
+
+
+def _blob(document: JsonValue) -> BlobRef | None:
+    return None if document is None else BlobRef(Digest(_hash(document["digest"])), _whole(document["size_bytes"]))
 
 
 def _whole(number: object) -> int:

@@ -38,7 +38,7 @@ class Files(Handlers):
             raise Problem(400, str(error.detail), "Bad request") from None
         if len(upload.content) > most:
             raise _too_large(most)
-        self.world.uploads[upload.id] = upload
+        self.world.keep_upload(upload)
         self.world.counts["upload_bytes"] += len(upload.content)
         return answer(render_upload(upload, self.site), 201)
 

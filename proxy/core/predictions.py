@@ -41,6 +41,8 @@ class Prediction:
     metrics: JsonObject = field(default_factory=dict)
     web_url: str | None = None
     is_data_removed: bool = False
+    stream_url: str | None = None
+    deadline_at: float | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -87,7 +89,11 @@ def render_prediction(prediction: Prediction, base_url: str) -> bytes:
             **prediction.metrics,
             "total_time": round(prediction.completed_at - prediction.created_at, 6),
         }
+    if prediction.deadline_at is not None:
+        document["deadline"] = format_time(prediction.deadline_at)
     document["urls"] = {"get": url, "cancel": f"{url}/cancel", "web": prediction.web_url or url}
+    if prediction.stream_url is not None:
+        document["urls"]["stream"] = prediction.stream_url
     return orjson.dumps(document)
 
 

@@ -10,12 +10,19 @@ from dataclasses import dataclass
 
 from proxy.core.canonical import parse_json
 from proxy.core.errors import BadRequest, InputInvalid, InvalidField
+from proxy.core.webhooks import WebhookRequest, parse_webhook
 from storage.records import JsonObject
 
 DEFAULT_WAIT_S = 60.0
 """What ``Prefer: wait`` without a number means; also the most that may be asked for."""
 
+MIN_CANCEL_AFTER_S = 5.0
+
 _VERSION = re.compile(r"[0-9a-f]{64}")
+_DURATION = re.compile(r"(?:(\d{1,4})h)?(?:(\d{1,5})m)?(?:(\d{1,6})s?)?")
+_KNOWN = frozenset({"input", "version", "stream", "webhook", "webhook_events_filter"})
+"""``stream`` is deprecated and changes nothing: every prediction that can be streamed says where."""
+
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -27,13 +34,15 @@ class CreateBody:
         input: the model's input.
         model: ``(owner, name)`` when the body or the path names the model.
         version: 64 hex digits when one is pinned.
-        extras: names of further fields that were given and not null (``webhook``, ``stream``, ...).
+        extras: names of further fields that were given and not null, and that nothing is known of.
+        webhook: where news of the prediction shall go.
     """
 
     input: JsonObject
     model: tuple[str, str] | None
     version: str | None
     extras: frozenset[str]
+    webhook: WebhookRequest | None = None
 
 
 def parse_create(body: bytes, path_model: tuple[str, str] | None) -> CreateBody:
@@ -55,9 +64,10 @@ def parse_create(body: bytes, path_model: tuple[str, str] | None) -> CreateBody:
         model, version = _parse_version(document.get("version"))
     elif document.get("version") is not None:
         raise InputInvalid([InvalidField("additional_property_not_allowed", "version", "version is not allowed here")])
-    known = {"input", "version"}
-    extras = frozenset(name for name, value in document.items() if name not in known and value not in (None, False, ""))
-    return CreateBody(given, model, version, extras)
+    extras = frozenset(
+        name for name, value in document.items() if name not in _KNOWN and value not in (None, False, "")
+    )
+    return CreateBody(given, model, version, extras, parse_webhook(document))
 
 
 def _parse_version(text: object) -> tuple[tuple[str, str] | None, str | None]:
@@ -73,6 +83,25 @@ def _parse_version(text: object) -> tuple[tuple[str, str] | None, str | None]:
             [InvalidField("format", "version", "version must be a version id, owner/name or owner/name:id")]
         )
     return (owner, short), version or None
+
+
+def parse_cancel_after(header: str | None) -> float | None:
+    """Seconds that ``Cancel-After`` gives a prediction, ``None`` without one: ``30``, ``30s``, ``5m``, ``1h30m45s``.
+
+    Raises:
+        InputInvalid: it cannot be read, or is less than ``MIN_CANCEL_AFTER_S``.
+
+    Source: Replicate's OpenAPI document, header ``Cancel-After`` of the creates.
+    """
+    if header is None or not header.strip():
+        return None
+    found = _DURATION.fullmatch(header.strip())
+    parts = [int(part or 0) for part in found.groups()] if found else [0]
+    seconds = float(parts[0] * 3600 + parts[1] * 60 + parts[2]) if found else 0.0
+    if seconds < MIN_CANCEL_AFTER_S:
+        complaint = f"Cancel-After must be a duration of at least {MIN_CANCEL_AFTER_S:g} seconds, such as 30s or 1h30m"
+        raise InputInvalid([InvalidField("format", "Cancel-After", complaint)])
+    return seconds
 
 
 def is_slug(text: str) -> bool:

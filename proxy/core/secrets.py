@@ -21,6 +21,9 @@ class Secrets:
     scope: bytes = field(repr=False)
     ids: bytes = field(repr=False)
     addresses: bytes = field(repr=False)
+    streams: bytes = field(repr=False)
+    webhooks: bytes = field(repr=False)
+    sealing: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, master: bytes) -> Secrets:
@@ -35,7 +38,14 @@ class Secrets:
         def key(purpose: str) -> bytes:
             return blake3.blake3(master, derive_key_context=f"hotplate 2026-11 {purpose} v1").digest()
 
-        return cls(scope=key("scope"), ids=key("prediction ids"), addresses=key("output addresses"))
+        return cls(
+            scope=key("scope"),
+            ids=key("prediction ids"),
+            addresses=key("output addresses"),
+            streams=key("stream addresses"),
+            webhooks=key("webhook signatures"),
+            sealing=key("sealed rows"),
+        )
 
 
 def keyed_hash(key: bytes, *parts: bytes) -> bytes:

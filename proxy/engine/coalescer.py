@@ -47,6 +47,7 @@ class Flight:
         self.progress: Progress | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
@@ -56,6 +57,15 @@ class Flight:
         self.progress = progress
         if not self._accepted.done():
             self._accepted.set_result(None)
+        self._tell()
+
+    def listen(self, listener: Callable[[Flight], None]) -> None:
+        """Call ``listener`` on the event loop after each report and after the end; never again after that."""
+        self._listeners.append(listener)
+
+    def _tell(self) -> None:
+        for listener in tuple(self._listeners):
+            listener(self)
 
     async def accepted(self) -> None:
         """Wait until the upstream has taken the run.
@@ -78,6 +88,8 @@ class Flight:
             self._accepted.set_result(None)
         if not self._finished.done():
             self._finished.set_result(landed)
+        self._tell()
+        self._listeners.clear()
 
     def refuse(self, error: HotplateError) -> None:
         """The run was never taken: every create that waits gets ``error``."""
@@ -86,6 +98,16 @@ class Flight:
             self._accepted.exception()  # retrieved here, so that no waiter at all is no warning either
         if not self._finished.done():
             self._finished.cancel()
+
+    def set_aside(self) -> None:
+        """This process ends before the run does; another one will take it up. Nobody waits any longer."""
+        if not self._finished.done():
+            self._finished.cancel()
+
+    @property
+    def ending(self) -> asyncio.Future[Landed]:
+        """Done when the flight has ended, however; only to be waited for."""
+        return self._finished
 
     @property
     def has_ended(self) -> bool:
@@ -152,7 +174,8 @@ class Coalescer:
             del self._by_key[flight.key]
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for flights to end, then cancel what is left and wait for that."""
+        """Wait for flights to end, then cancel what is left and wait for that: a run that somebody still wants is set
+        aside for the next process."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in self._tasks:

@@ -77,6 +77,8 @@ class Job:
         input: what to send.
         credential: on whose account (``replicate`` alone looks at it).
         wants_s: seconds for which some client will wait for the answer; a hint, 0.0 when none waits.
+        is_detached: asked when the run is cancelled: whether it shall go on where it is, because only this process
+            ends.
     """
 
     id: str
@@ -85,6 +87,7 @@ class Job:
     input: JsonObject
     credential: Credential | None
     wants_s: float = 0.0
+    is_detached: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +100,9 @@ class Progress:
         logs: all logs so far.
         is_booting: it waits for a boot right now.
         upstream_id: the upstream's own prediction id, once known.
+        output: the output so far, ``None`` while there is none; files under the upstream's own URLs.
+        has_all_files: the output is whole although the run has not ended: the upstream answered a waiting create so.
+        stream_url: where the upstream streams the run, if it does.
     """
 
     status: Literal["starting", "processing"]
@@ -105,6 +111,9 @@ class Progress:
     is_booting: bool = False
     upstream_id: str | None = None
     web_url: str | None = None
+    output: JsonValue = None
+    has_all_files: bool = False
+    stream_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +217,11 @@ class Upstream(Protocol):
         ...
 
     @property
+    def outlives_us(self) -> bool:
+        """Whether a run goes on there when this process ends, and can be found again."""
+        ...
+
+    @property
     def output_access(self) -> OutputAccess: ...
 
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
@@ -228,6 +242,15 @@ class Upstream(Protocol):
             UpstreamRefused: the job was not taken; nothing ran.
             UpstreamUnavailable, UpstreamTimeout: nobody knows, or nothing could be reached.
             Overloaded: its bounded queue is full.
+        """
+        ...
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        """Like ``run``, for a run that a former process began and that goes on under ``upstream_id``.
+
+        Raises:
+            UpstreamUnavailable: it cannot be found again.
+            UpstreamTimeout: it did not end in time.
         """
         ...
 

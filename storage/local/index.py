@@ -30,6 +30,7 @@ from storage.local.strict_disk import (
     CacheTimeout,
     database_path,
     open_cache,
+    rows_between,
     vet_settings,
 )
 
@@ -97,6 +98,27 @@ class Index:
         except (sqlite3.Error, CacheTimeout, OSError) as error:
             self._note_damage(error)
             raise as_unavailable(error) from error
+
+    def scan(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Every row whose key begins with ``prefix`` (its last byte below 255), in order; damaged ones are left out.
+
+        Raises:
+            StorageUnavailable: the index cannot be read now.
+        """
+        if self._reading is None:
+            raise StorageUnavailable("the store is closed")
+        try:
+            rows = rows_between(self._reading, prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
+        except (sqlite3.Error, CacheTimeout, OSError) as error:
+            self._note_damage(error)
+            raise as_unavailable(error) from error
+        found: list[tuple[bytes, bytes]] = []
+        for key, row in rows:
+            with contextlib.suppress(Corrupt):
+                value = _unseal(key, row)
+                if value is not None:
+                    found.append((key, value))
+        return found
 
     def warm_up(self) -> None:
         """Open the reading thread's connection, so that the first request does not wait for it.

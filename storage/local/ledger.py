@@ -68,6 +68,20 @@ class DiskKeyValue:
         """See ``KeyValue.remove``."""
         await self._writer.run(self._delete, self._row(name))
 
+    async def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        """See ``KeyValue.scan``."""
+        try:
+            rows = self._index.scan(self._row(prefix))
+        except StorageError:
+            self._counters.value_read_errors_total += 1
+            return []
+        now, cut = self._clock(), len(self._prefix)
+        return [
+            (key[cut:].decode("utf-8", "surrogatepass"), row[_ENDS_AT.size :])
+            for key, row in rows
+            if _ENDS_AT.unpack_from(row)[0] > now
+        ]
+
     # The writer thread.
 
     def _write(self, key: bytes, row: bytes, ttl_s: float | None) -> None:

@@ -65,3 +65,19 @@ async def test_failed_write_leaves_what_was_there(harness: Harness) -> None:
         await harness.values.remove("n")
     harness.mend_writes()
     assert await harness.values.get("n") == b"1"
+
+
+async def test_scan_gives_the_values_below_a_prefix_by_name(harness: Harness) -> None:
+    for name in ("run:b", "run:a", "run;", "ru", "run:ü", "other"):
+        await harness.values.put(name, name.encode())
+    await harness.values.put("run:old", b"x", ttl_s=10)
+    await harness.other_values.put("run:elsewhere", b"x")
+    harness.clock.now += 11
+    assert await harness.values.scan("run:") == [(name, name.encode()) for name in ("run:a", "run:b", "run:ü")]
+    assert await harness.values.scan("nobody") == []
+
+
+async def test_scan_of_everything_gives_everything_of_the_namespace(harness: Harness) -> None:
+    await harness.values.put("a", b"1")
+    await harness.values.put("\udc80", b"2")
+    assert [value for _, value in await harness.values.scan("")] == [b"1", b"2"]

@@ -142,6 +142,18 @@ class MemoryKeyValue:
             raise self.failure
         self._values.pop(name, None)
 
+    async def scan(self, prefix: str) -> list[tuple[str, bytes]]:
+        if self.failure:
+            return []
+        now = self._clock()
+        return [
+            (name, value)
+            for name, (value, ends_at) in sorted(
+                self._values.items(), key=lambda item: item[0].encode("utf-8", "surrogatepass")
+            )
+            if name.startswith(prefix) and (ends_at is None or ends_at > now)
+        ]
+
 
 def memory_storage(*, memory_bytes: int = 2**20, clock: Callable[[], float] = time.time) -> Storage:
     """A whole ``Storage`` in memory; its parts are the classes above."""

@@ -33,6 +33,15 @@ def test_files_survive_encoding() -> None:
     assert decode_record(encode_record(record)).files == (file,)
 
 
+def test_stream_log_survives_encoding_and_older_records_have_none() -> None:
+    record = sample_record(is_streamable=True, stream_log=BlobRef(hash_bytes(b"log"), 3))
+    assert decode_record(encode_record(record)) == record
+    document = orjson.loads(encode_record(record))
+    del document["is_streamable"], document["stream_log"]
+    older = decode_record(orjson.dumps(document))
+    assert (older.is_streamable, older.stream_log) == (False, None)
+
+
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, object(), {1: 2}, "\ud800"])
 def test_value_without_a_json_form_is_refused(value: object) -> None:
     with pytest.raises(StorageError):

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import BadRequest, InputInvalid, InvalidJson
-from proxy.core.requests import DEFAULT_WAIT_S, CreateBody, is_slug, parse_create, parse_prefer_wait
+from proxy.core.requests import (
+    DEFAULT_WAIT_S,
+    CreateBody,
+    is_slug,
+    parse_cancel_after,
+    parse_create,
+    parse_prefer_wait,
+)
+from proxy.core.webhooks import DEFAULT_EVENTS, WebhookRequest
 
 HEX = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
 INPUT = {"prompt": "a red fox"}
@@ -121,11 +129,50 @@ def test_further_fields_are_told_by_name_when_they_ask_for_something() -> None:
         webhook="https://example.com/hook",
         webhook_events_filter=["completed"],
         stream=True,
+        tracing={"on": True},
         nothing=None,
         no=False,
         empty="",
     )
-    assert body.extras == {"webhook", "webhook_events_filter", "stream"}
+    assert body.extras == {"tracing"}
+    assert body.webhook == WebhookRequest("https://example.com/hook", frozenset({"completed"}))
+
+
+@pytest.mark.parametrize("events", [None, []])
+def test_webhook_without_a_filter_gets_outputs_and_the_end(events: object) -> None:
+    body = parse(version="acme/pixel", input=INPUT, webhook="https://example.com/", webhook_events_filter=events)
+    assert body.webhook == WebhookRequest("https://example.com/", DEFAULT_EVENTS)
+
+
+@pytest.mark.parametrize(
+    ("field", "more"),
+    [
+        ("webhook", {"webhook": "ftp://example.com/"}),
+        ("webhook", {"webhook": 5}),
+        ("webhook", {"webhook": "https://example.com/" + "x" * 3000}),
+        ("webhook_events_filter", {"webhook": "https://example.com/", "webhook_events_filter": ["ended"]}),
+        ("webhook_events_filter", {"webhook": "https://example.com/", "webhook_events_filter": "completed"}),
+    ],
+)
+def test_webhook_that_cannot_be_served_is_a_complaint_about_its_field(field: str, more: dict[str, object]) -> None:
+    with pytest.raises(InputInvalid) as caught:
+        parse(version="acme/pixel", input=INPUT, **more)
+    assert [one.field for one in caught.value.fields] == [field]
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [(None, None), (" ", None), ("30", 30.0), ("30s", 30.0), ("5m", 300.0), ("1h30m45s", 5445.0), ("1h", 3600.0)],
+)
+def test_cancel_after_is_read_as_seconds(header: str | None, seconds: float | None) -> None:
+    assert parse_cancel_after(header) == seconds
+
+
+@pytest.mark.parametrize("header", ["4", "0m4s", "soon", "-30", "1.5m", "30s1h", "h", "9" * 30])
+def test_cancel_after_that_is_too_short_or_unreadable_is_a_complaint(header: str) -> None:
+    with pytest.raises(InputInvalid) as caught:
+        parse_cancel_after(header)
+    assert [one.field for one in caught.value.fields] == ["Cancel-After"]
 
 
 def test_input_reaches_us_as_it_was_given() -> None:
