@@ -361,8 +361,7 @@ def output_as_input(bench: Bench) -> Any:
 
 @case("be told of the end by a signed webhook", direct=1, miss=1, hit=0)
 def webhook(bench: Bench) -> Any:
-    path = _hook(bench)
-    url = bench.world.receiver.url(path)
+    path, url = _hook(bench)
     asked = bench.models.list_of(1, bench.given())
     created = bench.ask("webhook", **asked, webhook_url=url, events=["completed"])
     deliveries = _deliveries(bench, path)
@@ -377,11 +376,11 @@ def webhook(bench: Bench) -> Any:
 
 @case("be told of every event by signed webhooks", direct=1, miss=1, hit=0)
 def webhook_of_every_event(bench: Bench) -> Any:
-    path = _hook(bench)
+    path, url = _hook(bench)
     created = bench.ask(
         "webhook",
         **bench.models.growing(2, bench.given()),
-        webhook_url=bench.world.receiver.url(path),
+        webhook_url=url,
         events=["start", "output", "logs", "completed"],
     )
     deliveries = _deliveries(bench, path)
@@ -395,8 +394,11 @@ def webhook_of_every_event(bench: Bench) -> Any:
     return [_sha256_of(bench, each) for each in bodies[-1]["output"]]
 
 
-def _hook(bench: Bench) -> str:
-    return f"/{bench.client.name}/{bench.case}/{bench.mode}"
+def _hook(bench: Bench) -> tuple[str, str]:
+    """A path of the receiver for this case alone, and the address to give."""
+    path = f"/{bench.client.name}/{bench.case}/{bench.mode}"
+    receiver = bench.world.receiver
+    return path, (receiver.tls_origin if bench.side == "direct" else receiver.plain_origin) + path
 
 
 def _deliveries(bench: Bench, path: str) -> list[Delivery]:

@@ -95,19 +95,20 @@ def cog_world(folder: Path, dialect: Dialect) -> Iterator[CogWorld]:
     authority.cert_pem.write_to_path(folder / "authority.pem")
     with (
         _serving(folder, dialect, notes) as servers,
-        running_proxy(folder / "data", config(servers), tls=True) as proxy,
         receiving(cert, key) as receiver,
+        running_proxy(folder / "data", config(servers, receiver), tls=True) as proxy,
     ):
         bundle = bundle_of(folder / "bundle.pem", folder / "authority.pem", proxy.data_dir / "tls" / "ca.pem")
         yield CogWorld(notes, proxy, receiver, bundle)
 
 
-def config(servers: dict[str, str]) -> str:
+def config(servers: dict[str, str], receiver: Receiver) -> str:
     """Hotplate's settings: one upstream for each model."""
-    return "".join(
+    upstreams = [
         f'[[upstream]]\nkind = "cog"\nname = "{name}"\nmodels = ["acme/{name}"]\nurls = ["{url}"]\n'
         for name, url in servers.items()
-    )
+    ]
+    return "".join([*upstreams, f'[webhooks]\norigins = ["{receiver.plain_origin}"]\n'])
 
 
 @contextmanager

@@ -1,4 +1,8 @@
-"""Where webhooks arrive: https on loopback, every request kept."""
+"""Where webhooks arrive: on loopback, over TLS and in plain http; every request is kept.
+
+The API's double is told to trust the certificate. Hotplate trusts the usual authorities alone, so it is given the plain
+address, as an operator names one of a private network.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +28,11 @@ class Delivery:
 class Receiver:
     """Keeps what arrives, by path."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self) -> None:
+        self.tls_origin = ""
+        self.plain_origin = ""
         self._arrived: dict[str, list[Delivery]] = {}
         self._news = threading.Condition()
-
-    def url(self, path: str) -> str:
-        """The address to give for deliveries to ``path``, which begins with a slash."""
-        return f"https://127.0.0.1:{self.port}{path}"
 
     def keep(self, path: str, delivery: Delivery) -> None:
         with self._news:
@@ -71,20 +72,23 @@ def receiving(cert: Path, key: Path) -> Iterator[Receiver]:
     class Server(ThreadingHTTPServer):
         daemon_threads = True
 
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A peer that breaks off is no failure of the receiver."""
+
+    class TlsServer(Server):
         def get_request(self) -> Any:
             """Shake hands in the request's own thread: a slow peer must not hold the others up."""
             connection, address = super().get_request()
             return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), address
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """A peer that breaks off is no failure of the receiver."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        receiver = Receiver(server.server_address[1])
-        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-        serving.start()
+    receiver = Receiver()
+    with Server(("127.0.0.1", 0), Handler) as plain, TlsServer(("127.0.0.1", 0), Handler) as tls:
+        receiver.plain_origin = f"http://127.0.0.1:{plain.server_address[1]}"
+        receiver.tls_origin = f"https://127.0.0.1:{tls.server_address[1]}"
+        for server in (plain, tls):
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             yield receiver
         finally:
-            server.shutdown()
-            serving.join()
+            for server in (plain, tls):
+                server.shutdown()

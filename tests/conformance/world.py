@@ -157,9 +157,9 @@ def api_world(folder: Path, *, has_names: bool) -> Iterator[ApiWorld]:
     arguments += ["--fetch-ca", str(folder / "authority.pem")]
     arguments += [f"--account={name}={token}" for name, token in accounts().items()]
     with (
-        fake_model(*arguments) as double,
-        running_proxy(folder / "data", config(double, has_names=has_names), tls=True) as proxy,
         receiving(cert, key) as receiver,
+        fake_model(*arguments) as double,
+        running_proxy(folder / "data", config(double, receiver, has_names=has_names), tls=True) as proxy,
     ):
         bundle = bundle_of(folder / "bundle.pem", folder / "authority.pem", proxy.data_dir / "tls" / "ca.pem")
         yield ApiWorld(double, proxy, receiver, bundle, has_names)
@@ -179,13 +179,14 @@ def accounts() -> dict[str, str]:
     return {"alice": ALICE, "bob": BOB, "poor": POOR, **listers}
 
 
-def config(double: FakeModel, *, has_names: bool) -> str:
+def config(double: FakeModel, receiver: Receiver, *, has_names: bool) -> str:
     """Hotplate's settings in front of the double's plain site."""
     lines = [
         '[[upstream]]\nkind = "replicate"\nname = "replicate"',
         f'base_url = "{double.base_url}"',
         f'output_origins = ["{double.delivery_origin}"]',
     ]
+    lines.append(f'[webhooks]\norigins = ["{receiver.plain_origin}"]')
     if has_names:
         lines += [f'[public]\nbase_url = "https://{NAMES[0]}"', f'[tls]\nnames = ["{NAMES[0]}"]']
     return "\n".join(lines) + "\n"
