@@ -60,6 +60,10 @@ def render(outcomes: Outcomes) -> str:
     return "\n".join(parts) + "\n"
 
 
+_BY_NAME = """{named} take no address. They reach Hotplate by name resolution: `api.replicate.com` leads to Hotplate (an
+entry in their machine's hosts file, or a DNS of your own), which listens on port 443 and is set to
+`public.base_url = "https://api.replicate.com"`, with a certificate for that name (`tls.names`, see [TLS](tls.md))."""
+
 _COG_HEAD = """The same cases, as far as they apply, through Hotplate in front of real Cog servers of both dialects.
 There is no `direct` here, since Cog has another API; each cell shows `miss hit`. The client is Python `replicate` 1.x.
 """
@@ -69,7 +73,7 @@ def _client_lines() -> list[str]:
     lines = ["| client | language | package | version |", "| --- | --- | --- | --- |"]
     lines += [f"| {each.name} | {each.language} | `{each.package}` | {each.version} |" for each in CLIENTS]
     named = ", ".join(each.name for each in CLIENTS if each.is_aimed_by_name)
-    return [*lines, f"\n{named}: these take no address, and find Hotplate by name resolution (`docs/tls.md`)."]
+    return [*lines, "", _BY_NAME.format(named=named)]
 
 
 def _table(clients: tuple[Client, ...], cases: dict[str, Case], outcomes: Outcomes) -> list[str]:
