@@ -18,17 +18,21 @@ from starlette.types import ASGIApp
 from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
+from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.handover import Handover
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
@@ -182,6 +186,7 @@ def _services(
         time.monotonic,
     )
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    uploads = Uploads(storage.notes, storage.blobs, time.time)
     predictor = Predictor(
         results=storage.results,
         coalescer=coalescer,
@@ -195,7 +200,18 @@ def _services(
             spool,
             int(settings.storage.memory_bytes * TEMPLATES_SHARE),
         ),
-        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        file_inputs=FileInputs(
+            base_url=base_url,
+            addresses=addresses,
+            blobs=storage.blobs,
+            spool=spool,
+            uploads=uploads,
+            remote=RemoteFiles(egress, storage.notes, _input_access(settings)),
+            handover=Handover(storage.blobs, uploads),
+            gatekeeper=gatekeeper,
+            by_url=HostNames(settings.cache.by_url_hosts),
+            hashes_remote=settings.cache.remote_inputs == "hash",
+        ),
         gatekeeper=gatekeeper,
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
@@ -215,6 +231,7 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
+        uploads=uploads,
         metrics=metrics,
         now=time.time,
     )
@@ -225,7 +242,6 @@ def _input_access(settings: Settings) -> dict[str, OutputAccess]:
     return {
         one.name: OutputAccess(origins=tuple(parse_origin(origin) for origin in one.input_origins))
         for one in settings.upstream
-        if one.kind != "replicate"
     }
 
 

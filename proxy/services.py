@@ -12,6 +12,7 @@ from proxy.engine.credentials import Gatekeeper
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
@@ -39,6 +40,7 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    uploads: Uploads
     metrics: Metrics
     now: Callable[[], float]
 

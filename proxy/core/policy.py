@@ -6,13 +6,10 @@ own, nothing kept). A finished run becomes ``Store`` or ``Skip``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from proxy.core.canonical import strings_in
 from proxy.core.outputs import OutputPlan
-from storage.records import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +25,16 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Bypass:
-    """A run of its own, nothing looked up, shared or kept; ``reason`` goes into ``Cache-Status``."""
+    """A run of its own, nothing looked up, shared or kept; ``reason`` goes into ``Cache-Status``.
 
-    reason: Literal["off", "request", "url-input"]
+    ``"url-input"``: the input holds a URL, which is a name, and what it names may change. ``"unread-file"``: it names a
+    file that could not be had in time to be keyed by its bytes.
+    """
+
+    reason: Literal["off", "request", "url-input", "unread-file"]
 
 
 LookupPlan: TypeAlias = Cached | Bypass
-
-_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +49,13 @@ class Skip:
     reason: Literal["bypass", "status", "no-files", "foreign-url", "not-fetched"]
 
 
-def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) -> LookupPlan:
-    """Decide how a create request uses the cache.
+def plan_lookup(*, enabled: bool, cache_control: str | None) -> LookupPlan:
+    """Decide how a create request uses the cache, as far as its input allows (see ``engine/file_inputs``).
 
     Args:
         enabled: the operator's switch.
         cache_control: the request's ``Cache-Control``; ``no-store`` bypasses, ``no-cache`` and ``max-age=0``
             demand a new run.
-        given: the input.
-
-    An input that holds an http(s) URL is bypassed: the URL is a name, and what it names may change.
 
     Source: RFC 9111 sections 5.2.1.4 and 5.2.1.5.
     """
@@ -68,8 +64,6 @@ def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) 
         return Bypass("off")
     if "no-store" in directives:
         return Bypass("request")
-    if _holds_url(given):
-        return Bypass("url-input")
     return Cached(may_look_up=directives.isdisjoint({"no-cache", "max-age=0"}))
 
 
@@ -84,11 +78,6 @@ def plan_store(plan: LookupPlan, status: str, output: OutputPlan, fetched_files:
     if not output.files:
         return Skip("no-files")
     return Store() if fetched_files == len(output.files) else Skip("not-fetched")
-
-
-def _holds_url(given: JsonObject) -> bool:
-    """Whether an http(s) URL stands anywhere in the input: whether the model follows it, nobody here can know."""
-    return any(not text.startswith("data:") and _URL.search(text) for text in strings_in(given))
 
 
 UNPINNED_TTL_S = 7 * 86_400.0

@@ -15,11 +15,11 @@ import structlog
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
-from proxy.core.policy import Cached, LookupPlan, Store, is_fresh, plan_store
+from proxy.core.policy import Bypass, Cached, LookupPlan, Store, is_fresh, plan_store
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
-from proxy.engine.file_inputs import FileInputs
+from proxy.engine.file_inputs import FileInputs, Identified
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import INTERRUPTED, Journal
 from proxy.engine.renderer import OutputGone, Renderer
@@ -60,12 +60,16 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before any look-up: the model, what will be sent, and the key unless the cache is bypassed."""
+    """What is known before any look-up: the model, the input, and the key unless the cache is bypassed.
+
+    Attributes:
+        sent: what will be sent, but for files that the upstream cannot read where they are.
+    """
 
     described: ModelDescription
     plan: LookupPlan
     sent: JsonObject
-    key_input: JsonObject
+    identified: Identified
     key: PredictionKey | None
 
 
@@ -146,14 +150,16 @@ class Runs:
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
             flight.record_id = new_record_id()
-        sent = prepared.sent
-        if create.upstream.kind != "replicate":
-            sent = await self._file_inputs.inline(create.upstream.name, sent, prepared.described.schema)
+        material = await self._file_inputs.materialise(
+            create, prepared.sent, prepared.identified, prepared.described.schema, self._now()
+        )
+        if not material.is_faithful:  # a file has changed since the key was derived
+            prepared = replace(prepared, plan=Bypass("unread-file"))
         job = Job(
             id=new_execution_id(),
             target=create.target,
             version=prepared.described.version,
-            input=sent,
+            input=material.input,
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
         )
@@ -198,7 +204,7 @@ class Runs:
             upstream=create.upstream.name,
             model=prepared.described.model,
             version=prepared.described.version,
-            input=prepared.key_input,
+            input=prepared.identified.shown,
             output=substitute(outcome.output, [(file.path, None) for file in ingested.files]),
             files=ingested.files,
             logs=outcome.logs,

@@ -1,15 +1,17 @@
-"""What Cog's upstreams have in common by what Cog lacks: accounts, and an API to pass requests on to."""
+"""What Cog's upstreams have in common by what Cog lacks: accounts, files, and an API to pass requests on to."""
 
 from __future__ import annotations
 
 from proxy.core.errors import NotFound
-from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Verdict
+from proxy.core.schemas import InputSchema
+from proxy.upstreams.base import Credential, ModelTarget, RelayRequest, RelayResponse, Verdict
 
 
 class WithoutAccounts:
     """Part of an ``Upstream`` in front of Cog."""
 
     has_accounts = False
+    files_url: str | None = None
 
     async def check(self, credential: Credential) -> Verdict:
         """Cog has no accounts to ask."""
@@ -18,3 +20,7 @@ class WithoutAccounts:
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         """There is nothing behind Cog to pass a request on to."""
         raise NotFound("The requested resource could not be found.")
+
+    async def input_schema(self, target: ModelTarget, credential: Credential | None) -> InputSchema | None:
+        """There is nobody to ask but the server itself, and ``describe`` has."""
+        return None

@@ -10,17 +10,21 @@ from PIL import Image
 
 from proxy.core.addresses import AddressBook
 from proxy.core.ids import IdMint
+from proxy.core.inputs import HostNames
 from proxy.core.secrets import Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.handover import Handover
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.runs import Create
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
 from storage.records import JsonObject
@@ -89,18 +93,24 @@ class Engine:
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
         )
+        self.uploads = Uploads(self.storage.notes, self.storage.blobs, self.clock)
+        self.remote = RemoteFiles(self.egress, self.storage.notes, {})  # type: ignore[arg-type]
         self.predictor = Predictor(
             results=self.storage.results,
             coalescer=self.coalescer,
             ingestor=self.ingestor,
             renderer=self.renderer,
             file_inputs=FileInputs(
-                self.egress,  # type: ignore[arg-type]
-                base_url,
-                self.addresses,
-                self.storage.blobs,
-                self.spool,
-                {},
+                base_url=base_url,
+                addresses=self.addresses,
+                blobs=self.storage.blobs,
+                spool=self.spool,
+                uploads=self.uploads,
+                remote=self.remote,
+                handover=Handover(self.storage.blobs, self.uploads),
+                gatekeeper=self.gatekeeper,
+                by_url=HostNames(("static.example.com",)),
+                hashes_remote=True,
             ),
             gatekeeper=self.gatekeeper,
             mint=IdMint(self.secrets),
