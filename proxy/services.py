@@ -11,6 +11,7 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
+from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
 from proxy.engine.uploads import Uploads
 from proxy.metrics import Metrics
@@ -41,6 +42,7 @@ class Services:
     coalescer: Coalescer
     journal: Journal
     uploads: Uploads
+    resumption: Resumption
     metrics: Metrics
     now: Callable[[], float]
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.core.addresses import AddressBook
@@ -75,11 +75,11 @@ class Identified:
         bypass: why there can be no key.
     """
 
-    key_input: JsonObject
-    shown: JsonObject
-    files: tuple[tuple[JsonPath, Digest], ...]
-    sources: tuple[Source, ...]
-    bypass: Reason | None
+    key_input: JsonObject = field(default_factory=dict)
+    shown: JsonObject = field(default_factory=dict)
+    files: tuple[tuple[JsonPath, Digest], ...] = ()
+    sources: tuple[Source, ...] = ()
+    bypass: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +136,11 @@ class FileInputs:
         """
         found = find_files(given, schema, self._places(caller.upstream))
         if not found and not (wants_key and holds_url(given, self._by_url)):
-            return Identified(key_input, key_input, (), (), None)
+            return Identified(key_input, key_input)
         local = [await self._local(caller, file) for file in found if file.kind in ("output", "upload")]
         sources = [source for source in local if source is not None]
         if not wants_key:
-            return Identified(key_input, key_input, (), tuple(sources), None)
+            return Identified(key_input, key_input, sources=tuple(sources))
         keyed = [source for source in sources if source.digest is not None]
         keyed += [source for file in found if file.kind == "data" and (source := await _decoded(file))]
         bypass: Reason | None = None
@@ -154,13 +154,12 @@ class FileInputs:
         keyed += fetched
         sources += fetched
         if bypass is not None:
-            return Identified(key_input, key_input, (), tuple(sources), bypass)
+            return Identified(key_input, key_input, sources=tuple(sources), bypass=bypass)
         return Identified(
             key_input=substitute(key_input, [(source.file.path, None) for source in keyed]),
             shown=substitute(key_input, [(source.file.path, None) for source in keyed if source.file.kind == "data"]),
             files=tuple((source.file.path, source.digest) for source in keyed if source.digest is not None),
             sources=tuple(sources),
-            bypass=None,
         )
 
     async def _local(self, caller: Caller, file: InputFile) -> Source | None:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from proxy.core.errors import NotFound
+from collections.abc import Callable
+
+from proxy.core.errors import NotFound, UpstreamUnavailable
 from proxy.core.schemas import InputSchema
-from proxy.upstreams.base import Credential, ModelTarget, RelayRequest, RelayResponse, Verdict
+from proxy.upstreams.base import (
+    Credential,
+    Job,
+    ModelTarget,
+    Outcome,
+    Progress,
+    RelayRequest,
+    RelayResponse,
+    Verdict,
+)
 
 
 class WithoutAccounts:
@@ -12,6 +23,11 @@ class WithoutAccounts:
 
     has_accounts = False
     files_url: str | None = None
+    outlives_us = False
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        """A run at a Cog server is its connection, and that is gone."""
+        raise UpstreamUnavailable("A run of a Cog server cannot be found again.")
 
     async def check(self, credential: Credential) -> Verdict:
         """Cog has no accounts to ask."""

@@ -45,11 +45,12 @@ class ScriptedUpstream:
         status: how runs end.
         refusal: raised instead of accepting a run.
         breakdown: raised after a run was accepted and passed the gate.
+        starts: whether a run that waits at the gate is ``processing``.
         door: a run waits here before it is accepted.
         verdict: what ``check`` says; ``check_gate`` holds it up.
         takes: what ``input_schema`` says.
         relaying: answers what is passed on, given with its whole body.
-        jobs, checks, canceled, schemas_asked, relayed: what was asked so far, in order.
+        jobs, checks, canceled, adopted, schemas_asked, relayed: what was asked so far, in order.
     """
 
     clock: Callable[[], float]
@@ -66,6 +67,7 @@ class ScriptedUpstream:
     breakdown: Exception | None = None
     door: asyncio.Event | None = None
     gate: asyncio.Event | None = None
+    starts: bool = True
     verdict: Verdict = field(default_factory=lambda: Verdict(is_accepted=True))
     check_gate: asyncio.Event | None = None
     takes: InputSchema | None = None
@@ -75,6 +77,11 @@ class ScriptedUpstream:
     canceled: list[str] = field(default_factory=list)
     schemas_asked: list[ModelTarget] = field(default_factory=list)
     relayed: list[tuple[str, str, bytes]] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
+
+    def successor(self) -> ScriptedUpstream:
+        """The same service as the next process meets it; nothing was asked of it yet."""
+        return replace(self, gate=None, door=None, jobs=[], checks=[], canceled=[], adopted=[])
 
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         return self.description
@@ -98,13 +105,18 @@ class ScriptedUpstream:
                 raise self.refusal
             report(Progress("starting", began_at, upstream_id=f"up-{len(self.jobs)}"))
             if self.gate is not None:
-                report(Progress("processing", began_at, logs="step 1\n", upstream_id=f"up-{len(self.jobs)}"))
+                if self.starts:
+                    report(Progress("processing", began_at, logs="step 1\n", upstream_id=f"up-{len(self.jobs)}"))
                 await self.gate.wait()
             if self.breakdown is not None:
                 raise self.breakdown
         except asyncio.CancelledError:
-            self.canceled.append(job.id)
+            if not job.is_detached():
+                self.canceled.append(job.id)
             raise
+        return self._outcome(job, began_at, f"up-{len(self.jobs)}")
+
+    def _outcome(self, job: Job, began_at: float, upstream_id: str) -> Outcome:
         return Outcome(
             status=self.status,  # type: ignore[arg-type]
             output=self.answer(job),
@@ -113,8 +125,28 @@ class ScriptedUpstream:
             metrics={"predict_time": 2.5},
             started_at=began_at,
             completed_at=self.clock(),
-            upstream_id=f"up-{len(self.jobs)}",
+            upstream_id=upstream_id,
         )
+
+    @property
+    def outlives_us(self) -> bool:
+        return self.kind == "replicate"
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        self.adopted.append(upstream_id)
+        began_at = self.clock()
+        try:
+            report(Progress("starting", began_at, upstream_id=upstream_id))
+            if self.gate is not None:
+                report(Progress("processing", began_at, logs="step 1\n", upstream_id=upstream_id))
+                await self.gate.wait()
+            if self.breakdown is not None:
+                raise self.breakdown
+        except asyncio.CancelledError:
+            if not job.is_detached():
+                self.canceled.append(job.id)
+            raise
+        return self._outcome(job, began_at, upstream_id)
 
     async def check(self, credential: Credential) -> Verdict:
         self.checks.append(credential)
