@@ -43,6 +43,7 @@ from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.files import Files
 from proxy.routes.models import Models
 from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
@@ -339,6 +340,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    files = Files(services, passthrough)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
@@ -350,6 +352,9 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
             OUTPUTS_PREFIX + "{digest}/{seal}/{name}",
             Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
         ),
+        Route("/files", Endpoint({"POST": files.create, "GET": files.list}, onward)),
+        Route("/files/{id}", Endpoint({"GET": files.get, "DELETE": files.delete}, onward)),
+        Route("/files/{id}/download", Endpoint({"GET": files.download}, onward)),
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),

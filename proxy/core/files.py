@@ -11,7 +11,6 @@ import binascii
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.core.errors import HotplateError
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.predictions import format_time
 from storage.digest import Digest
@@ -24,18 +23,6 @@ LIFE_S = 86_400.0
 """How long an upload lives, at Replicate as here."""
 
 PAGE_SIZE = 100
-
-
-class FileTooLarge(HotplateError):
-    """An upload beyond the limit, in the API's own words."""
-
-    status, code, title = 413, "file_too_large", "Content too large"
-
-    def __init__(self) -> None:
-        super().__init__("Files must be less than 100MB in size")
-
-    def body(self) -> JsonObject:
-        return {"detail": self.detail, "status": self.status}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +83,15 @@ def render_page(files: Sequence[OwnFile], cursor: str | None, base_url: str) -> 
         if len(before) > PAGE_SIZE:
             previous += f"?cursor={_write_cursor(before[-PAGE_SIZE - 1])}"
     return {"next": following, "previous": previous, "results": [render_file(file, base_url) for file in page]}
+
+
+def is_same_file(document: JsonValue, size_bytes: int, sha256: str, md5: str) -> bool:
+    """Whether a file object says nothing else of the bytes than length and digests (hex) that were seen here."""
+    if not isinstance(document, dict) or document.get("size", size_bytes) != size_bytes:
+        return False
+    told = document.get("checksums")
+    sums = told if isinstance(told, dict) else {}
+    return sums.get("sha256") in (None, sha256) and sums.get("md5") in (None, md5)
 
 
 def rename_links(document: JsonValue, theirs: str, ours: str) -> JsonValue:

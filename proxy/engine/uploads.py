@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import orjson
 
-from proxy.core.files import LIFE_S, MAX_UPLOAD_BYTES, FileTooLarge, OwnFile
+from proxy.core.errors import FileTooLarge, InputInvalid, InvalidField
+from proxy.core.files import LIFE_S, MAX_UPLOAD_BYTES, OwnFile
 from proxy.core.multipart import UploadReader
 from proxy.core.outputs import SNIFF_BYTES, sniff_type
 from storage.digest import Digest, Scope, parse_digest
@@ -24,6 +25,7 @@ from storage.records import BlobRef, JsonObject
 
 DEFAULT_TYPE = "application/octet-stream"
 DEFAULT_NAME = "file"
+MAX_NAME_BYTES = 255
 ID_BYTES = 24
 """48 hex digits: as long as Replicate's ids."""
 
@@ -104,34 +106,23 @@ class Uploads:
 
         Raises:
             FileTooLarge: nothing is kept.
-            ValueError: the body was no upload; nothing is kept but, perhaps, nameless bytes.
+            InputInvalid: the body is no upload.
             StorageError: it cannot be stored.
         """
-        head = bytearray()
-        async for chunk in chunks:
-            head += chunk
-            if len(head) >= SNIFF_BYTES:
-                break
+        head = await _head(chunks)
         if not reader.has_content or reader.is_broken:
-            raise ValueError("no content")
-        try:
-            ref = await self._blobs.put(
-                _joined(bytes(head), chunks),
-                content_type=sniff_type(bytes(head[:SNIFF_BYTES])),
-                max_bytes=MAX_UPLOAD_BYTES,
-            )
-        except BlobRejected as error:
-            raise FileTooLarge from error
+            raise _refusal("required", "content", "content is required, once")
+        ref = await self._store(head, chunks)
         if not reader.is_sound or ref.digest != reader.tally.digest:
-            raise ValueError("not one content")
+            raise _refusal("required", "content", "content is required, once")
         now = self._now()
         file = OwnFile(
             id=entropy.token_hex(ID_BYTES),
             digest=ref.digest,
             size_bytes=ref.size_bytes,
-            name=(reader.fields.get("filename") or reader.filename or DEFAULT_NAME)[:255],
-            content_type=(reader.fields.get("type") or reader.content_type or DEFAULT_TYPE)[:255],
-            metadata=_metadata(reader.fields.get("metadata")),
+            name=_name(reader.fields.get("filename") or reader.filename or DEFAULT_NAME),
+            content_type=(reader.fields.get("type") or reader.content_type or DEFAULT_TYPE)[:MAX_NAME_BYTES],
+            metadata=_metadata(reader.fields.get("metadata") or "{}"),
             md5=reader.tally.md5,
             sha256=reader.tally.sha256,
             created_at=now,
@@ -139,6 +130,23 @@ class Uploads:
         )
         await self.adopt(owner, file)
         return file
+
+    async def store(self, chunks: AsyncIterator[bytes]) -> BlobRef:
+        """Store bytes that ``adopt`` will give a name to.
+
+        Raises:
+            FileTooLarge: nothing is kept.
+            StorageError: they cannot be stored.
+        """
+        return await self._store(await _head(chunks), chunks)
+
+    async def _store(self, head: bytes, rest: AsyncIterator[bytes]) -> BlobRef:
+        try:
+            return await self._blobs.put(
+                _joined(head, rest), content_type=sniff_type(head[:SNIFF_BYTES]), max_bytes=MAX_UPLOAD_BYTES
+            )
+        except BlobRejected as error:
+            raise FileTooLarge from error
 
     async def adopt(self, owner: Scope, file: OwnFile) -> None:
         """Write the row of a file whose bytes are stored.
@@ -199,14 +207,34 @@ async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[byte
         yield chunk
 
 
-def _metadata(text: str | None) -> JsonObject:
-    """The metadata that a client gave; what is no JSON object is none.
+async def _head(chunks: AsyncIterator[bytes]) -> bytes:
+    """The first ``SNIFF_BYTES`` or more, or all if there are fewer."""
+    head = bytearray()
+    async for chunk in chunks:
+        head += chunk
+        if len(head) >= SNIFF_BYTES:
+            break
+    return bytes(head)
 
-    Raises:
-        ValueError: it is no JSON.
-    """
-    document = orjson.loads(text) if text else {}
-    return document if isinstance(document, dict) else {}
+
+def _name(name: str) -> str:
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise _refusal("string_lte", "filename", f"Must be at most {MAX_NAME_BYTES} bytes long")
+    return name
+
+
+def _metadata(text: str) -> JsonObject:
+    try:
+        document = orjson.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict):
+        raise _refusal("invalid_type", "metadata", "Must be a JSON object")
+    return document
+
+
+def _refusal(word: str, field: str, sentence: str) -> InputInvalid:
+    return InputInvalid([InvalidField(word, field, sentence)])
 
 
 def _own_file(file_id: str, row: JsonObject) -> OwnFile | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.files import PAGE_SIZE, FileTooLarge, OwnFile, rename_links, render_file, render_page
+from proxy.core.files import PAGE_SIZE, OwnFile, is_same_file, rename_links, render_file, render_page
 from storage.digest import Digest
 
 BASE = "https://images.example.com"
@@ -87,5 +87,17 @@ def test_addresses_of_the_upstream_become_addresses_here_and_a_client_s_words_st
     assert rename_links({"detail": "x"}, API, BASE) == {"detail": "x"}
 
 
-def test_upload_that_is_too_large_is_told_in_the_api_s_words() -> None:
-    assert FileTooLarge().body() == {"detail": "Files must be less than 100MB in size", "status": 413}
+@pytest.mark.parametrize(
+    ("told", "is_same"),
+    [
+        ({}, True),
+        ({"size": 3, "checksums": {"sha256": "s", "md5": "m"}}, True),
+        ({"size": 4}, False),
+        ({"checksums": {"sha256": "x"}}, False),
+        ({"checksums": {"md5": "x"}}, False),
+        ({"checksums": None}, True),
+        ([], False),
+    ],
+)
+def test_upstream_that_says_other_bytes_than_were_seen_is_not_believed(told: object, is_same: bool) -> None:
+    assert is_same_file(told, 3, "s", "m") is is_same

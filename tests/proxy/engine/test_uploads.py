@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.core.files import LIFE_S, FileTooLarge
+from proxy.core.errors import FileTooLarge, InputInvalid
+from proxy.core.files import LIFE_S
 from proxy.core.multipart import UploadReader, frame_upload
 from proxy.engine.uploads import Uploads, UpstreamFile, blob_of
 from storage.digest import Digest, Scope, hash_bytes
@@ -132,7 +133,7 @@ async def test_upload_over_the_limit_leaves_nothing(monkeypatch: pytest.MonkeyPa
 async def test_body_without_a_content_leaves_nothing(body: bytes) -> None:
     desk = Desk()
     reader = UploadReader(b"b")
-    with pytest.raises(ValueError, match="content"):
+    with pytest.raises(InputInvalid, match="content"):
         await desk.uploads.keep(ME, content(reader, body), reader)
     assert desk.blobs.used_bytes == 0
 
