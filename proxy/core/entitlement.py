@@ -42,6 +42,6 @@ def open_scope(secrets: Secrets, upstream: str) -> Scope:
 
 
 def files_scope(secrets: Secrets, token: str | None) -> Scope:
-    """Scope of one caller's files that are kept here; ``None`` where all callers are one. No upstream is part of it:
+    """Scope of one caller's files that are kept here; ``None`` for callers without a token. No upstream is part of it:
     a caller uploads before it says which model is to read the file."""
     return Scope(keyed_hash(secrets.scope, b"files", *([] if token is None else [token.encode()])))

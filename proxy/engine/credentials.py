@@ -67,9 +67,11 @@ class Gatekeeper:
         return any([hmac.compare_digest(given, own) for own in self._own_tokens])
 
     def files_scope(self, credential: Credential | None) -> Scope:
-        """The scope of files that a caller of upstreams without accounts has uploaded; ``scope_of`` has let it in."""
-        token = credential.token if credential is not None and self._own_tokens else None
-        return files_scope(self._secrets, token)
+        """The scope of files that a caller has uploaded and that are kept here; ``scope_of`` has let it in.
+
+        Where everybody may use a model, a token that comes along still tells one caller's files from another's.
+        """
+        return files_scope(self._secrets, credential.token if credential is not None else None)
 
     def _derive(self, upstream: Upstream, credential: Credential | None) -> Scope:
         if not upstream.has_accounts and not self._own_tokens:

@@ -42,7 +42,10 @@ MAX_HELD_BYTES = 96 * 1024**2
 MAX_RECENT_BYTES = 32 * 1024**2
 """Of these, what nobody needs any more but the next request may: it is often the same picture with another prompt."""
 
+PARALLEL_QUESTIONS = 32
 PARALLEL_FETCHES = 8
+"""Of those for models that wait for them: slow hosts are not to hold up the questions that a hit depends on."""
+
 REMEMBER_S = 7 * 86_400.0
 
 _log = structlog.get_logger("hotplate.remote_files")
@@ -94,7 +97,8 @@ class RemoteFiles:
         self._egress = egress
         self._notes = notes
         self._named = named
-        self._gate = asyncio.Semaphore(PARALLEL_FETCHES)
+        self._questions = asyncio.Semaphore(PARALLEL_QUESTIONS)
+        self._fetches = asyncio.Semaphore(PARALLEL_FETCHES)
         self._room = _Room(max_held_bytes)
         self._asking: dict[str, asyncio.Task[RemoteFile | None]] = {}
 
@@ -123,14 +127,14 @@ class RemoteFiles:
         Raises:
             EgressRefused, EgressFailed, TimeoutError, NoRoom: they cannot be had.
         """
-        async with asyncio.timeout(FETCH_TIMEOUT_S), self._gate:
+        async with asyncio.timeout(FETCH_TIMEOUT_S), self._fetches:
             found, _ = await self._ask(upstream, url, None)
             assert isinstance(found, Body)
             return found
 
     async def _identify(self, name: str, upstream: str, url: str) -> RemoteFile | None:
         try:
-            async with asyncio.timeout(IDENTIFY_TIMEOUT_S), self._gate:
+            async with asyncio.timeout(IDENTIFY_TIMEOUT_S), self._questions:
                 known = await self._recall(name)
                 found, news = await self._ask(upstream, url, known)
                 if found is None:  # unchanged, but at another address: then the ETag was not about these bytes
@@ -183,9 +187,12 @@ class RemoteFiles:
         row = await self._notes.get(name)
         if row is None:
             return None
-        document = orjson.loads(row)
-        digest = parse_digest(document["digest"])
-        return _Known(document["etag"], digest, document["address"]) if digest is not None else None
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            document = orjson.loads(row)
+            digest = parse_digest(document["digest"])
+            if digest is not None and is_strong_etag(document["etag"]):
+                return _Known(document["etag"], digest, document["address"])
+        return None
 
     async def _remember(self, name: str, known: _Known | None) -> None:
         with contextlib.suppress(StorageError):  # then the bytes are asked for the next time

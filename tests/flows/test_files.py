@@ -521,6 +521,7 @@ def test_upload_that_went_upstream_can_be_read_by_a_model_here(tmp_path: Path) -
             ]
             assert answers[0].json()["status"] == "succeeded"
             assert status(answers[1]) == "Hotplate; hit"
+            assert httpx.get(f"{proxy.public_url}/v1/files", trust_env=False).json()["results"] == []
             pair = Pair(api, proxy)
             assert edit(pair, file["urls"]["get"], "both").json()["status"] == "succeeded"
             delete = httpx.delete(file["urls"]["get"], headers={"Authorization": f"Bearer {ALICE}"}, trust_env=False)

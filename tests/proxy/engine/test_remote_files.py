@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from proxy.engine.remote_files import PARALLEL_FETCHES, NoRoom, RemoteFiles
+from proxy.engine.remote_files import PARALLEL_QUESTIONS, NoRoom, RemoteFiles
 from storage.digest import Scope, hash_bytes
 from tests.fakes.clock import ManualClock
 from tests.fakes.stores import MemoryKeyValue
@@ -84,11 +84,11 @@ async def test_one_who_leaves_does_not_end_the_fetch_of_the_others() -> None:
 
 async def test_fetches_at_once_are_bounded() -> None:
     desk = Desk()
-    urls = [f"https://example.com/{number}" for number in range(3 * PARALLEL_FETCHES)]
+    urls = [f"https://example.com/{number}" for number in range(2 * PARALLEL_QUESTIONS)]
     for url in urls:
         desk.egress.serve(url, Served(url.encode(), chunk_bytes=5))
     await asyncio.gather(*(desk.digest(url=url) for url in urls))
-    assert desk.egress.most_open == PARALLEL_FETCHES
+    assert desk.egress.most_open == PARALLEL_QUESTIONS
 
 
 async def test_memory_is_bounded_by_what_somebody_still_holds() -> None:
