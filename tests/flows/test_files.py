@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+import replicate
 from PIL import Image
 
 from loadtests.fake_model.process import ALICE, BOB, fake_model
@@ -197,6 +198,21 @@ def test_community_version_meets_in_one_key_from_the_first_remote_url_on(pair: P
         assert answer.json()["status"] == "succeeded"
         assert ("; hit" in status(answer)) is (count > 0)
     assert pair.api.counters()["runs"] == {"painters/retouch": 1}
+
+
+def test_official_client_s_file_objects_make_one_run(pair: Pair) -> None:
+    client = replicate.Client(api_token=ALICE, base_url=pair.proxy.public_url)
+    outputs = []
+    for name in ("one.png", "two.png"):
+        image = io.BytesIO(picture("maroon"))
+        image.name = name
+        outputs.append(client.run("acme/restyle", input={"image": image, "prompt": "by the client"}))
+    assert str(outputs[0]) == str(outputs[1])
+    created = client.files.create(io.BytesIO(picture("maroon")), metadata={"a": 1})
+    assert client.files.get(created.id).checksums["sha256"] == hashlib.sha256(picture("maroon")).hexdigest()
+    client.files.delete(created.id)
+    client._client.close()  # it leaves its connections to the collector
+    assert pair.api.counters()["runs"] == {"acme/restyle": 1}
 
 
 def test_key_is_explained_with_places_and_digests(pair: Pair) -> None:
