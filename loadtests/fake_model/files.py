@@ -17,7 +17,7 @@ from starlette.responses import Response
 from loadtests.fake_model.catalog import JsonObject
 from loadtests.fake_model.documents import render_upload
 from loadtests.fake_model.validation import complaint
-from loadtests.fake_model.web import PROBLEM_JSON, Handlers, Problem, answer, refuse
+from loadtests.fake_model.web import PROBLEM_JSON, Handlers, Problem, answer, parse_count, refuse
 from loadtests.fake_model.wire import OVERSIZE
 from loadtests.fake_model.world import Upload
 
@@ -38,7 +38,7 @@ class Files(Handlers):
             raise Problem(400, str(error.detail), "Bad request") from None
         if len(upload.content) > most:
             raise _too_large(most)
-        self.world.uploads[upload.id] = upload
+        self.world.keep_upload(upload)
         self.world.counts["upload_bytes"] += len(upload.content)
         return answer(render_upload(upload, self.site), 201)
 
@@ -88,10 +88,10 @@ class Files(Handlers):
         query = request.query_params
         upload = self.world.find_upload(request.path_params["id"])
         owner, expiry, signature = (query.get(name, "") for name in ("owner", "expiry", "signature"))
-        is_due = expiry.isdigit() and int(expiry) > time.time()
-        if upload is None or upload.account != owner or not is_due:
+        due_at = parse_count(expiry, 2**63 - 1)
+        if upload is None or upload.account != owner or due_at is None or due_at <= time.time():
             raise _not_found()
-        if not hmac.compare_digest(sign_download(owner, upload.id, int(expiry)).encode(), signature.encode()):
+        if not hmac.compare_digest(sign_download(owner, upload.id, due_at).encode(), signature.encode()):
             raise _not_found()
         return Response(upload.content, headers={"content-type": upload.content_type})
 

@@ -23,7 +23,7 @@ from proxy.core.inputs import HostNames, InputFile, KnownPlaces, find_files, hol
 from proxy.core.outputs import SNIFF_BYTES, decode_data_url, encode_data_url, sniff_type, substitute
 from proxy.core.schemas import InputSchema
 from proxy.engine.credentials import Gatekeeper
-from proxy.engine.handover import Caller, Handover, Parcel
+from proxy.engine.handover import Caller, Handover, HeldFile
 from proxy.engine.remote_files import MAX_FILE_BYTES, Body, NoRoom, RemoteFiles
 from proxy.engine.spool import Spool
 from proxy.engine.uploads import Uploads, UpstreamFile, blob_of
@@ -262,13 +262,13 @@ class FileInputs:
                 if source.file.is_own:
                     text = source.upload.url if source.upload else f"{caller.upstream.files_url}{source.file.name}"
             elif source.file.kind == "output":
-                parcel = await self._output(source)
-                text = await self._handover.give(caller, parcel, now) if parcel is not None else None
+                held = await self._output(source)
+                text = await self._handover.give(caller, held, now) if held is not None else None
             else:
                 body = await self._body_again(caller, source)
                 is_faithful &= body is not None and body.digest == source.digest
                 if body is not None:
-                    text = await self._handover.give(caller, _parcel(body), now)
+                    text = await self._handover.give(caller, _held(body), now)
             if text is None:
                 raise _refusal(path, "there is no such output any more")
             values.append((path, text))
@@ -318,16 +318,16 @@ class FileInputs:
         except NoRoom as error:
             raise Overloaded("too many files are being fetched", retry_after_s=2.0) from error
 
-    async def _output(self, source: Source) -> Parcel | None:
+    async def _output(self, source: Source) -> HeldFile | None:
         """An output of this proxy's."""
         assert source.digest is not None
         info = await self._blobs.info(source.digest)
         if info is not None:
-            return Parcel(source.digest, info.ref.size_bytes, info.content_type)
+            return HeldFile(source.digest, info.ref.size_bytes, info.content_type)
         spooled = self._spool.get(source.digest)
         if spooled is None:
             return None
-        return Parcel(source.digest, len(spooled.data), spooled.content_type, spooled.data)
+        return HeldFile(source.digest, len(spooled.data), spooled.content_type, spooled.data)
 
     async def _read(self, source: Source | None) -> bytes | None:
         """The bytes of an output or an upload that is here."""
@@ -365,8 +365,8 @@ def _hash_data(url: str) -> Digest:
     return hash_bytes(data)
 
 
-def _parcel(body: Body) -> Parcel:
-    return Parcel(body.digest, len(body.data), sniff_type(bytes(body.data[:SNIFF_BYTES])), body.data)
+def _held(body: Body) -> HeldFile:
+    return HeldFile(body.digest, len(body.data), sniff_type(bytes(body.data[:SNIFF_BYTES])), body.data)
 
 
 def _check_count(files: Sequence[InputFile]) -> None:

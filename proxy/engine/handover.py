@@ -33,6 +33,8 @@ INLINE_BYTES = 256 * 1024
 
 MAX_ANSWER_BYTES = 1024**2
 
+CHUNK_BYTES = 256 * 1024
+
 REUSE_MARGIN_S = 3600.0
 """A file that ends sooner than this is not named in a run, which may wait that long."""
 
@@ -56,7 +58,7 @@ class Caller(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class HeldFile:
     """A file that is here: in memory (``data``), or in the content store."""
 
     digest: Digest
@@ -72,21 +74,21 @@ class Handover:
         self._blobs = blobs
         self._uploads = uploads
 
-    async def give(self, caller: Caller, parcel: Parcel, now: float) -> str | None:
+    async def give(self, caller: Caller, held: HeldFile, now: float) -> str | None:
         """A URL that ``caller.upstream`` can read, ``None`` when the file is not here any more.
 
         Raises:
             UpstreamRefused: the upstream does not take it; its own answer.
             UpstreamUnavailable, UpstreamTimeout: nobody knows.
         """
-        if parcel.size_bytes <= INLINE_BYTES:
-            data = parcel.data if parcel.data is not None else await self._blobs.read(_ref(parcel))
-            return encode_data_url(parcel.content_type, bytes(data)) if data is not None else None
+        if held.size_bytes <= INLINE_BYTES:
+            data = held.data if held.data is not None else await self._blobs.read(_ref(held))
+            return encode_data_url(held.content_type, bytes(data)) if data is not None else None
         upstream, scope = caller.upstream, caller.scope
-        copy = await self._uploads.find_copy(upstream.name, scope, parcel.digest)
+        copy = await self._uploads.find_copy(upstream.name, scope, held.digest)
         if copy is not None and copy.expires_at - now > REUSE_MARGIN_S and await self._is_there(caller, copy):
             return copy.url
-        file = await self._upload(caller, parcel, now)
+        file = await self._upload(caller, held, now)
         await self._uploads.remember_copy(upstream.name, scope, file)
         return file.url
 
@@ -95,33 +97,34 @@ class Handover:
         status, _, _ = await _whole(await caller.upstream.relay(request, caller.credential))
         return status == 200
 
-    async def _upload(self, caller: Caller, parcel: Parcel, now: float) -> UpstreamFile:
+    async def _upload(self, caller: Caller, held: HeldFile, now: float) -> UpstreamFile:
         boundary = entropy.token_hex(16)
-        head, tail = frame_upload(boundary, file_name(0, "data:", parcel.content_type), parcel.content_type)
+        head, tail = frame_upload(boundary, file_name(0, "data:", held.content_type), held.content_type)
         request = RelayRequest(
             method="POST",
             path=FILES_PREFIX.rstrip("/"),
             query="",
             headers=[("content-type", f"multipart/form-data; boundary={boundary}"), ("accept", "application/json")],
-            body=self._body(head, parcel, tail),
+            body=self._body(head, held, tail),
             has_body=True,
-            body_bytes=len(head) + parcel.size_bytes + len(tail),
+            body_bytes=len(head) + held.size_bytes + len(tail),
         )
         status, headers, content = await _whole(await caller.upstream.relay(request, caller.credential))
         if status >= 400:
             passed = [(name, value) for name, value in headers if name.lower() in _REFUSAL_HEADERS]
             raise UpstreamRefused(status, passed, content)
-        file = read_file_object(content, parcel.digest, parcel.size_bytes, now)
+        file = read_file_object(content, held.digest, held.size_bytes, now)
         if file is None:
             raise UpstreamUnavailable("The model service answered an upload with no file.")
         return file
 
-    async def _body(self, head: bytes, parcel: Parcel, tail: bytes) -> AsyncIterator[bytes]:
+    async def _body(self, head: bytes, held: HeldFile, tail: bytes) -> AsyncIterator[bytes]:
         yield head
-        if parcel.data is not None:
-            yield bytes(parcel.data)
+        if held.data is not None:
+            for start in range(0, held.size_bytes, CHUNK_BYTES):
+                yield bytes(memoryview(held.data)[start : start + CHUNK_BYTES])
         else:
-            async with aclosing(self._blobs.stream(_ref(parcel))) as chunks:
+            async with aclosing(self._blobs.stream(_ref(held))) as chunks:
                 async for chunk in chunks:
                     yield chunk
         yield tail
@@ -167,8 +170,8 @@ async def _whole(response: RelayResponse) -> tuple[int, list[tuple[str, str]], b
     return response.status, list(response.headers), bytes(received)
 
 
-def _ref(parcel: Parcel) -> BlobRef:
-    return BlobRef(parcel.digest, parcel.size_bytes)
+def _ref(held: HeldFile) -> BlobRef:
+    return BlobRef(held.digest, held.size_bytes)
 
 
 async def _nothing() -> AsyncIterator[bytes]:
