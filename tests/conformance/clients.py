@@ -94,7 +94,7 @@ CLIENTS: tuple[Client, ...] = (
         "langchain-community",
         "Python",
         gives=_TEXT,
-        can=frozenset({*_WRITES, "run-string"}),
+        can=frozenset({*_WRITES, "run-string", "run-pieces"}),
     ),
     Client(
         "litellm",

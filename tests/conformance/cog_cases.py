@@ -12,7 +12,7 @@ from tests.conformance.suite import Subject
 _NOT_ON_COG = frozenset(
     {
         # Deployments and community models are the API's.
-        *("run-version", "poll-deployment", "error-422-version", "error-404-prediction"),
+        *("run-version", "run-pieces", "poll-deployment", "error-422-version", "error-404-prediction"),
         # Cog knows no accounts, no credit and no rate limits.
         *("error-401", "error-402", "error-429"),
         # Its outputs come as bytes, and its server has none of the API's other endpoints.

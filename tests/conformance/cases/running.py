@@ -73,6 +73,19 @@ def run_version(bench: Bench) -> Any:
     return output
 
 
+@case("run a community model that writes, asking for its pieces as they come", direct=1, miss=1, hit=0)
+def run_pieces(bench: Bench) -> Any:
+    """Python's client gives a generator here. It begins with what the create did *not* have yet, so a create that
+    was not asked to wait must not answer with the whole output: nothing would be left to come."""
+    bench.needs("text")
+    given = {**bench.given(), "temperature": 0}
+    reference = f"painters/poet:{version_of('painters/poet')}"
+    output = bench.ask("run", model=reference, input=given, wait={"mode": "poll"})["output"]
+    text = output if isinstance(output, str) else "".join(output)
+    assert len(text.split()) >= 3
+    return text
+
+
 @case("run a model without holding the request, polling instead", direct=1, miss=1, hit=0)
 def run_polling(bench: Bench) -> Any:
     output = bench.ask("run", **bench.plain(), wait={"mode": "poll"})["output"]
