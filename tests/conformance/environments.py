@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 DRIVERS = Path(__file__).parent / "drivers"
 HOME = ROOT / ".clients"
 
-INSTALL_TIMEOUT_S = 900.0
+INSTALL_TIMEOUT_S = 240.0
 """The largest lock downloads some 100 MB; it is done once for each lock."""
 
 _MARKER = ".complete"
