@@ -15,7 +15,7 @@ from pydantic import ByteSize
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
+from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook, StreamBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
 from proxy.core.outputs import OutputAccess
@@ -194,6 +194,7 @@ def _services(
             storage.blobs,
             spool,
             int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+            StreamBook(secrets),
         ),
         file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
         gatekeeper=gatekeeper,

@@ -50,6 +50,14 @@ class IdParts:
     created_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedId:
+    """An id read by somebody who does not know whose it is; ``tag`` tells whether it may be a given scope's."""
+
+    parts: IdParts
+    tag: bytes
+
+
 class IdMint:
     """Makes and reads prediction ids. One per process; not shared between threads."""
 
@@ -77,6 +85,14 @@ class IdMint:
 
     def read(self, text: str, scope: Scope) -> IdParts | None:
         """What ``text`` says to a caller of ``scope``; ``None`` for anything not minted here for that scope."""
+        opened = self.open(text)
+        return opened.parts if opened is not None and self.fits(opened, scope) else None
+
+    def open(self, text: str) -> OpenedId | None:
+        """What ``text`` says; ``None`` where it has not the form of an id.
+
+        Any text of that form says something: whether it was minted here shows only when a scope ``fits``.
+        """
         if len(text) != ID_LENGTH or text != text.lower():
             return None
         try:
@@ -86,10 +102,12 @@ class IdMint:
         if _spell(sealed) != text:
             return None  # spare bits set: an alias of another id
         block = self._decrypt.update(sealed)
-        if not entropy.compare_digest(block[12:], self._tag(scope)):
-            return None
         record_id = RecordId(int.from_bytes(block[:5], "big"))
-        return IdParts(record_id, (int.from_bytes(block[5:10], "big") + _EPOCH_MS) / 1000)
+        return OpenedId(IdParts(record_id, (int.from_bytes(block[5:10], "big") + _EPOCH_MS) / 1000), block[12:])
+
+    def fits(self, opened: OpenedId, scope: Scope) -> bool:
+        """Whether the id may have been minted for ``scope``. Constant time."""
+        return entropy.compare_digest(opened.tag, self._tag(scope))
 
     def _tag(self, scope: Scope) -> bytes:
         tag = self._tags.get(scope)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
 from proxy.core.secrets import Secrets
 from proxy.engine.coalescer import Coalescer
@@ -73,6 +73,7 @@ class Engine:
         self.upstream = ScriptedUpstream(self.clock)
         self.spool = Spool(spool_bytes, self.clock)
         self.addresses = AddressBook(self.secrets)
+        self.stream_book = StreamBook(self.secrets)
         self.coalescer = Coalescer()
         self.journal = Journal(self.storage.ledger)
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
@@ -80,7 +81,14 @@ class Engine:
         self.runs: list[Outcome] = []
         self.spooled = self.left = 0
         self.renderer = Renderer(
-            base_url, output_urls, 2**20, self.addresses, self.storage.blobs, self.spool, memory_bytes=2**20
+            base_url,
+            output_urls,
+            2**20,
+            self.addresses,
+            self.storage.blobs,
+            self.spool,
+            memory_bytes=2**20,
+            streams=self.stream_book,
         )
         self.ingestor = Ingestor(
             self.storage.blobs,
