@@ -138,7 +138,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
     upstreams: list[Upstream] = []
     egress = Egress()
     try:
-        entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
+        entries = [Entry(_upstream(one, settings, storage, egress), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
     except BaseException:
@@ -236,7 +236,7 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
 
 
-def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Upstream:
+def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress) -> Upstream:
     if isinstance(one, ReplicateUpstreamSettings):
         return ReplicateUpstream(
             ReplicateSpec(
@@ -247,6 +247,7 @@ def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Up
                 output_origins=one.output_origins,
             ),
             notes=storage.notes,
+            egress=egress,
         )
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(

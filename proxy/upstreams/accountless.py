@@ -18,3 +18,7 @@ class WithoutAccounts:
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         """There is nothing behind Cog to pass a request on to."""
         raise NotFound("The requested resource could not be found.")
+
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        """Runs at Cog servers are told by their progress."""
+        raise NotFound("The requested resource could not be found.")

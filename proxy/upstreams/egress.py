@@ -10,7 +10,7 @@ What it promises, for the first URL and for each redirect alike:
    its resolver does nothing but refuse. The name still stands in ``Host`` and in TLS (SNI and certificate).
 5. A connection serves one fetch, so nothing that was allowed to one caller is reused for another.
 6. No credential, no cookie, no proxy from the environment. Bytes come as they are (``Accept-Encoding: identity``), up
-   to a cap, within an idle and a total time.
+   to a cap, within an idle and a total time. An event stream has other times than a file, and nothing else of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import NoReturn
@@ -40,6 +40,7 @@ MAX_ADDRESSES = 4
 """How many addresses of one name are tried until one accepts."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REQUEST_HEADERS = frozenset({"accept", "last-event-id"})
 _HEADERS = ("cache-control", "content-length", "content-type", "etag", "last-modified", "retry-after")
 
 
@@ -124,7 +125,14 @@ class Egress:
 
     @asynccontextmanager
     async def open(
-        self, url: str, access: OutputAccess, *, max_bytes: int, require_listed: bool = True
+        self,
+        url: str,
+        access: OutputAccess,
+        *,
+        max_bytes: int,
+        require_listed: bool = True,
+        headers: Mapping[str, str] | None = None,
+        limits: EgressLimits | None = None,
     ) -> AsyncIterator[Fetched]:
         """GET ``url``.
 
@@ -132,18 +140,25 @@ class Egress:
             access: hosts and origins from which the fetch may come.
             max_bytes: cap of the body.
             require_listed: whether hosts that are not in ``access`` are refused.
+            headers: ``accept`` and ``last-event-id`` may be given.
+            limits: times for this fetch, instead of the usual ones.
 
         Raises:
+            ValueError: a header that may not be given.
             EgressRefused: by one of the rules, here or at a redirect: ``"url"``, ``"userinfo"``, ``"host"``,
                 ``"port"``, ``"scheme"``, ``"unlisted"``, ``"address"``, ``"downgrade"``, ``"redirects"``,
                 ``"encoding"``, ``"size"``.
             EgressFailed: no answer.
         """
-        deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s
+        given = dict(headers or {})
+        if not _REQUEST_HEADERS.issuperset(given):
+            raise ValueError("a header that is not for others to give")
+        limits = limits or self._limits
+        deadline = asyncio.get_running_loop().time() + limits.total_timeout_s
         location = parse_location(url)
         for _ in range(self._limits.max_redirects + 1):
             addresses = await self._addresses(location, access, require_listed, deadline)
-            response = await self._get(location, addresses, deadline)
+            response = await self._get(location, addresses, deadline, given, limits)
             try:
                 moved_to = response.headers.get("Location")
                 if response.status not in _REDIRECTS or moved_to is None:
@@ -184,7 +199,14 @@ class Egress:
             raise EgressRefused("address", f"{location.host} is not at a public address")
         return list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
 
-    async def _get(self, location: Location, addresses: Sequence[str], deadline: float) -> aiohttp.ClientResponse:
+    async def _get(
+        self,
+        location: Location,
+        addresses: Sequence[str],
+        deadline: float,
+        headers: Mapping[str, str],
+        limits: EgressLimits,
+    ) -> aiohttp.ClientResponse:
         """Ask the first of ``addresses`` that takes the connection."""
         if self._session is None:
             self._session = self._open_session()
@@ -194,9 +216,10 @@ class Egress:
                 async with asyncio.timeout_at(deadline):
                     return await self._session.get(
                         URL(location.at(address), encoded=True),
-                        headers={"Host": location.netloc},
+                        headers={**headers, "Host": location.netloc},
                         server_hostname=location.host if location.scheme == "https" else None,
                         allow_redirects=False,
+                        timeout=_timeout(limits),
                     )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 reason = error
@@ -211,9 +234,7 @@ class Egress:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT},
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._limits.connect_timeout_s, sock_read=self._limits.idle_timeout_s
-            ),
+            timeout=_timeout(self._limits),
             auto_decompress=False,
             trust_env=False,
         )
@@ -235,6 +256,10 @@ class Egress:
             is_length_known=expected is not None or transfer == "chunked",
             chunks=_chunks(location.host, response, max_bytes, deadline),
         )
+
+
+def _timeout(limits: EgressLimits) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s, sock_read=limits.idle_timeout_s)
 
 
 def _joined(response: aiohttp.ClientResponse, name: str) -> str:

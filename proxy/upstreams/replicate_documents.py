@@ -105,7 +105,8 @@ def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progre
         logs=_text(prediction.get("logs")),
         is_booting=status == "starting" and waited_s >= WARM_START_S,
         upstream_id=prediction["id"],
-        web_url=_web_url(prediction),
+        web_url=_url(prediction, "web"),
+        stream_url=_url(prediction, "stream"),
     )
 
 
@@ -133,7 +134,7 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
         completed_at=completed_at,
         boot_s=boot_s(prediction),
         upstream_id=prediction["id"],
-        web_url=_web_url(prediction),
+        web_url=_url(prediction, "web"),
     )
 
 
@@ -188,7 +189,8 @@ def _numbers(value: object) -> JsonObject:
     }
 
 
-def _web_url(prediction: JsonObject) -> str | None:
+def _url(prediction: JsonObject, name: str) -> str | None:
+    """One of the prediction's ``urls``, where it is one for http."""
     urls = prediction.get("urls")
-    url = urls.get("web") if isinstance(urls, dict) else None
+    url = urls.get(name) if isinstance(urls, dict) else None
     return url if isinstance(url, str) and url.startswith(("https://", "http://")) else None
