@@ -11,6 +11,7 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
+from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
 from proxy.metrics import Metrics
 from proxy.settings import Settings
@@ -39,6 +40,7 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    resumption: Resumption
     metrics: Metrics
     now: Callable[[], float]
 
