@@ -36,6 +36,10 @@ ID_LENGTH = 26
 MAX_TAGS = 10_000
 """Scopes whose tag is remembered."""
 
+CLOCK_TOLERANCE_S = 3600.0
+"""A result that began later than a prediction by more than this is another one that drew the same random number.
+Less may be a clock that was set back; predictions so young are found in memory."""
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = tuple(left + right for left in _LETTERS for right in _LETTERS)
 _EPOCH_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -48,6 +52,10 @@ class IdParts:
 
     record_id: RecordId
     created_at: float
+
+    def may_name(self, began_at: float) -> bool:
+        """Whether a result whose run began at ``began_at`` may be the one that the id was made for."""
+        return self.created_at >= began_at - CLOCK_TOLERANCE_S
 
 
 @dataclass(frozen=True, slots=True)

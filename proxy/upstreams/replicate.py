@@ -313,7 +313,12 @@ async def _unseen(upstream_id: str) -> JsonObject:
 
 
 def _is_news(before: Progress, after: Progress) -> bool:
-    return (before.status, before.logs, before.is_booting) != (after.status, after.logs, after.is_booting)
+    return (before.status, before.logs, before.is_booting, before.stream_url) != (
+        after.status,
+        after.logs,
+        after.is_booting,
+        after.stream_url,
+    )
 
 
 def _username(answer: Answer) -> str | None:
