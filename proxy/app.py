@@ -34,6 +34,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams as StreamsEngine
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
@@ -44,6 +45,7 @@ from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
+from proxy.routes.streams import Streams
 from proxy.services import Services
 from proxy.settings import (
     CogUpstreamSettings,
@@ -156,6 +158,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
     async def aclose(drain_timeout_s: float) -> None:
         await services.coalescer.drain(drain_timeout_s)
+        await services.streams.aclose()
         for upstream in upstreams:
             await upstream.aclose()
         await egress.aclose()
@@ -177,7 +180,7 @@ def _services(
     metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
     metrics.export("hotplate_storage_", storage.counters.snapshot)
     spool = Spool(settings.cache.spool_bytes, time.time)
-    addresses = AddressBook(secrets)
+    addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
     rows = RowWriter(storage.ledger)
@@ -198,16 +201,29 @@ def _services(
         storage.blobs,
         spool,
         int(settings.storage.memory_bytes * TEMPLATES_SHARE),
-        StreamBook(secrets),
+        stream_book,
+    )
+    ingestor = Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters)
+    mint, recent = IdMint(secrets), RecentPredictions(time.time)
+    streams = StreamsEngine(
+        recent=recent,
+        mint=mint,
+        journal=journal,
+        results=storage.results,
+        blobs=storage.blobs,
+        ingestor=ingestor,
+        renderer=renderer,
+        max_listeners=settings.limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
-        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
+        ingestor=ingestor,
         renderer=renderer,
         file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
         gatekeeper=gatekeeper,
         journal=journal,
         ongoing=ongoing,
+        streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         keeps_text=settings.cache.text,
         now=time.time,
@@ -218,10 +234,11 @@ def _services(
         coalescer=coalescer,
         renderer=renderer,
         gatekeeper=gatekeeper,
-        mint=IdMint(secrets),
-        recent=RecentPredictions(time.time),
+        mint=mint,
+        recent=recent,
         journal=journal,
         ongoing=ongoing,
+        streams=streams,
         cache_enabled=settings.cache.enabled,
         now=time.time,
     )
@@ -246,6 +263,8 @@ def _services(
         coalescer=coalescer,
         journal=journal,
         resumption=resumption,
+        streams=streams,
+        stream_book=stream_book,
         metrics=metrics,
         now=time.time,
     )
@@ -323,6 +342,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    streams = Streams(services)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
@@ -334,6 +354,8 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
             OUTPUTS_PREFIX + "{digest}/{seal}/{name}",
             Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
         ),
+        Route("/files/{id}", Endpoint({}, streams.or_else(onward))),
+        Route("/streams/{id}", Endpoint({}, streams.handle)),
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
@@ -13,6 +13,7 @@ from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
@@ -41,6 +42,8 @@ class Services:
     coalescer: Coalescer
     journal: Journal
     resumption: Resumption
+    streams: Streams
+    stream_book: StreamBook
     metrics: Metrics
     now: Callable[[], float]
 

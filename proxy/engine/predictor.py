@@ -26,13 +26,10 @@ from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
+from proxy.engine.streams import Streams
 from storage.digest import Scope
 from storage.records import ResultRecord
 from storage.results import ResultStore
-
-CLOCK_TOLERANCE_S = 3600.0
-"""A result that began later than a prediction by more than this is another one that drew the same random number.
-Less may be a clock that was set back; predictions so young are known by ``RecentPredictions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +58,7 @@ class Predictor:
         recent: RecentPredictions,
         journal: Journal,
         ongoing: Ongoing,
+        streams: Streams,
         cache_enabled: bool,
         now: Callable[[], float],
     ) -> None:
@@ -73,6 +71,7 @@ class Predictor:
         self._recent = recent
         self._journal = journal
         self._ongoing = ongoing
+        self._streams = streams
         self._cache_enabled = cache_enabled
         self._now = now
         self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
@@ -227,7 +226,7 @@ class Predictor:
         if canceled is not None:
             return canceled
         record = await self._results.find_complete(parts.record_id)
-        if record is None or record.scope != scope or parts.created_at < record.created_at - CLOCK_TOLERANCE_S:
+        if record is None or record.scope != scope or not parts.may_name(record.created_at):
             return await self._journal.find(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
         try:
@@ -247,14 +246,16 @@ class Predictor:
             output=output,
             logs=record.logs,
             metrics=record.metrics,
+            stream_url=self._renderer.record_stream_url(own_id, record),
         )
 
     async def view(self, entry: Running) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
+        stream_url = self._streams.url(entry)
         if entry.canceled_at is not None:
-            return _as_canceled(entry)
-        base = _as_begun(entry)
+            return replace(_as_canceled(entry), stream_url=stream_url)
+        base = replace(_as_begun(entry), stream_url=stream_url)
         landed = flight.landed
         if landed is None:
             if progress is None or progress.status == "starting":
@@ -282,17 +283,16 @@ class Predictor:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
-            return self._cancel(entry)
+            self._cancel(entry)
+            return await self.view(entry)
         return await self.find(prediction_id, scope)
 
-    def _cancel(self, entry: Running) -> Prediction:
+    def _cancel(self, entry: Running) -> None:
         """End one prediction before its run."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
-        canceled = _as_canceled(entry)
-        self._journal.cancel(canceled)
+        self._journal.cancel(_as_canceled(entry))
         self._settle(entry)
-        return canceled
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""

@@ -26,6 +26,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
 from storage.records import JsonObject
@@ -60,6 +61,7 @@ class Engine:
         cache_enabled: bool = True,
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
+        heartbeat_s: float = 15.0,
     ) -> None:
         self._options: dict[str, Any] = {
             "base_url": base_url,
@@ -68,6 +70,7 @@ class Engine:
             "cache_enabled": cache_enabled,
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
+            "heartbeat_s": heartbeat_s,
         }
         self.clock = clock or ManualClock()
         # No memory in front of the stores: what a test does to them is seen at once.
@@ -105,6 +108,18 @@ class Engine:
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
         )
+        mint = IdMint(self.secrets)
+        self.streams = Streams(
+            recent=self.recent,
+            mint=mint,
+            journal=self.journal,
+            results=self.storage.results,
+            blobs=self.storage.blobs,
+            ingestor=self.ingestor,
+            renderer=self.renderer,
+            max_listeners=100,
+            heartbeat_s=heartbeat_s,
+        )
         self.flights = Runs(
             results=self.storage.results,
             ingestor=self.ingestor,
@@ -120,6 +135,7 @@ class Engine:
             gatekeeper=self.gatekeeper,
             journal=self.journal,
             ongoing=self.ongoing,
+            streams=self.streams,
             observe_run=lambda name, outcome: self.runs.append(outcome),
             keeps_text="deterministic",
             now=self.clock,
@@ -130,10 +146,11 @@ class Engine:
             coalescer=self.coalescer,
             renderer=self.renderer,
             gatekeeper=self.gatekeeper,
-            mint=IdMint(self.secrets),
+            mint=mint,
             recent=self.recent,
             journal=self.journal,
             ongoing=self.ongoing,
+            streams=self.streams,
             cache_enabled=cache_enabled,
             now=self.clock,
         )

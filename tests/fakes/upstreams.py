@@ -137,6 +137,9 @@ class ScriptedUpstream:
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         raise NotFound("nothing is passed on here")
 
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        raise NotFound("nothing is streamed here")
+
     async def readiness(self) -> Readiness:
         return Readiness("warm", "scripted")
 
