@@ -69,6 +69,16 @@ def output_leaves(output: JsonValue, files: Mapping[JsonPath, _Leaf]) -> list[st
     return leaves
 
 
+def read_output(data: str) -> JsonValue:
+    """What an upstream's ``output`` event says: an object or a list where it is one's JSON text, else text."""
+    if data[:1] not in ("{", "["):
+        return data
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return data
+
+
 def _as_text(value: JsonValue) -> str:
     try:
         return orjson.dumps(value).decode()

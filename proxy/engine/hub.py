@@ -34,6 +34,7 @@ from proxy.core.telling import (
     more_output,
     number,
     output_leaves,
+    read_output,
     result_leaves,
     tells_all,
 )
@@ -200,6 +201,7 @@ class Hub:
             if url is not None:
                 if await self._relay_until_end(url):
                     return
+                self._is_relaying = False
                 await self._follow(until_url=False)
             self._conclude()
         except _Overflow:
@@ -238,7 +240,6 @@ class Hub:
             self._was_cut = True
             return False
         finally:
-            self._is_relaying = False
             relaying.cancel()
             await asyncio.wait({relaying})
 
@@ -288,7 +289,11 @@ class Hub:
         if event.name not in NAMES:
             return
         name = cast(EventName, event.name)
-        self._say(name, await self._shown(event.data) if name == "output" else event.data)
+        if name != "output":
+            self._say(name, event.data)
+            return
+        for leaf in await self._leaves(read_output(event.data), event.data):
+            self._say(name, leaf)
 
     # -- from the flight's progress and its end --------------------------------------------------------
 
@@ -305,7 +310,7 @@ class Hub:
                     return progress.stream_url
                 for said in more_logs(self.lines, progress.logs):
                     self._say(*said)
-                more = more_output(self.lines, await self._leaves_so_far(progress.output))
+                more = more_output(self.lines, await self._leaves(progress.output))
                 # What is sealed is told at the end, in the order that the stored log has.
                 for said in more if more is not None and self._sealed is None else ():
                     self._say(*said)
@@ -320,11 +325,6 @@ class Hub:
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         finally:
             news.cancel()
-
-    async def _leaves_so_far(self, output: JsonValue) -> list[str | OutputFile]:
-        plan = plan_output(output, self._source.upstream.output_access)
-        leaves = output_leaves(output, {file.path: file for file in plan.files})
-        return [await self._shown(leaf.url) if isinstance(leaf, FileReference) else leaf for leaf in leaves]
 
     def _conclude(self) -> None:
         landed = self._flight.landed
@@ -350,22 +350,27 @@ class Hub:
 
     # -- files -----------------------------------------------------------------------------------------
 
-    async def _shown(self, text: str) -> str | OutputFile:
-        """An output's text as it is, or the file that it is the upstream's address of, once that is taken in."""
-        access = self._source.upstream.output_access
-        plan = plan_output(text, access)
-        if not plan.files:
-            return text
-        name = hash_bytes(text.encode())  # it may be megabytes of base64
+    async def _leaves(self, output: JsonValue, text: str | None = None) -> list[str | OutputFile]:
+        """What an output is told as, its files taken in; ``text`` is how it was told, if it was, and stays so without
+        files."""
+        plan = plan_output(output, self._source.upstream.output_access)
+        if text is not None and not plan.files:
+            return [text]
+        leaves = output_leaves(output, {file.path: file for file in plan.files})
+        return [await self._take(leaf) if isinstance(leaf, FileReference) else leaf for leaf in leaves]
+
+    async def _take(self, file: FileReference) -> str | OutputFile:
+        """The file once it is here, or its URL where it cannot be had."""
+        name = hash_bytes(file.url.encode())  # it may be megabytes of base64
         if name in self._taken:
             return self._taken[name]
         place, self._file_count = self._file_count, self._file_count + 1
-        ingested = await self._ingestor.ingest(OutputPlan(plan.files, ()), access, keep=self._source.keeps)
-        shown: str | OutputFile = text
-        if ingested.files:
-            (file,) = ingested.files
+        plan, access = OutputPlan((file,), ()), self._source.upstream.output_access
+        taken = (await self._ingestor.ingest(plan, access, keep=self._source.keeps)).files
+        shown: str | OutputFile = file.url
+        if taken:
             # Named as the whole output's files are, so that a repeat tells the same address.
-            shown = replace(file, path=(place,), name=file_name(place, text, file.content_type))
+            shown = replace(taken[0], path=(place,), name=file_name(place, file.url, taken[0].content_type))
         self._taken[name] = shown
         return shown
 

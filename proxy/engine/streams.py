@@ -182,6 +182,9 @@ class Streams:
         if mine >= MAX_LISTENERS_EACH or self._listening.total() >= self._max_listeners:
             raise Overloaded("too many streams are open", retry_after_s=5.0)
         self._listening[telling.id] += 1
+        hub = telling.hub if isinstance(telling, Live) else None
+        if hub is not None:
+            hub.listeners += 1  # at once: what has ended and nobody listens to may be forgotten at any time
         try:
             if isinstance(telling, Finished):
                 chunks = self._finished(telling, last_event_id)
@@ -190,6 +193,8 @@ class Streams:
             async with aclosing(chunks):
                 yield chunks
         finally:
+            if hub is not None:
+                hub.listeners -= 1
             self._listening[telling.id] -= 1
             self._listening += Counter()  # drops what is at zero
 
@@ -280,7 +285,6 @@ class Streams:
             hub.wake()
 
         entry.own_end.add_done_callback(wake)
-        hub.listeners += 1
         try:
             while True:
                 changed, due = hub.changed, hub.lines[place:]
@@ -296,7 +300,6 @@ class Streams:
                 if not due and not await _happens(changed, self._heartbeat_s):
                     yield HEARTBEAT
         finally:
-            hub.listeners -= 1
             entry.own_end.remove_done_callback(wake)
 
     async def _encoded(self, lines: Sequence[Line], scope: Scope) -> AsyncGenerator[bytes, None]:

@@ -163,11 +163,12 @@ def test_files_are_told_under_addresses_of_the_proxy(pair: Pair) -> None:
 @pytest.mark.parametrize("model", ["acme/single", "acme/nested"])
 def test_other_shapes_are_told_file_by_file(pair: Pair, model: str) -> None:
     made = pair.create(model, prompt="shapes")
+    live = told(stream_of(made))
     prediction = pair.ended(made.json()["id"])
-    events = told(stream_of(made))
-    assert outputs(events)
-    assert all(address in str(prediction["output"]) for address in outputs(events))
-    assert pair.api.delivery_origin not in str(events)
+    assert outputs(live)
+    assert all(address in str(prediction["output"]) for address in outputs(live))
+    assert pair.api.delivery_origin not in str(live)
+    assert told(stream_of(pair.create(model, prompt="shapes"))) == live
 
 
 def test_replay_survives_a_restart_and_needs_no_upstream(tmp_path: Path) -> None:

@@ -219,6 +219,34 @@ async def test_files_that_come_as_data_urls_have_the_addresses_of_the_result() -
     assert [data for _, data in reader.said[:2]] == [stage.address(0, record), stage.address(1, record)]
 
 
+async def test_files_inside_of_an_object_are_told_one_by_one_and_never_under_the_upstream_s_address() -> None:
+    stage = Stage(FILE_STREAM)
+    output = {"image": OUT, "seed": 7, "more": [OTHER]}
+    entry = await stage.begin()
+    reader = stage.read(entry)
+    await settle()
+    stage.upstream.connections[0].say(("7:0", "output", orjson.dumps(output).decode()), ("7:1", "done", "{}"))
+    await reader.end()
+    stage.upstream.succeed(output)
+    record = await stage.record(entry)
+    assert reader.said == [("output", stage.address(0, record)), ("output", stage.address(1, record)), DONE]
+    assert record.stream_log is not None
+    assert (await stage.read(await stage.hit()).end()).events == reader.events
+
+
+@pytest.mark.parametrize("data", ['{"seed": 7}', "[1, 2", "{", "[citation needed]"])
+async def test_text_that_looks_like_json_stays_as_it_is(data: str) -> None:
+    stage = Stage()
+    entry = await stage.begin()
+    reader = stage.read(entry)
+    await settle()
+    stage.upstream.connections[0].say(("7:0", "output", data), ("7:1", "done", "{}"))
+    await reader.end()
+    assert reader.said == [("output", data), DONE]
+    stage.upstream.succeed(data)
+    await entry.flight.finished(5)
+
+
 async def test_over_plain_http_files_are_told_as_data_urls() -> None:
     stage = Stage(FILE_STREAM, base_url="http://127.0.0.1:8484")
     entry = await stage.begin()
