@@ -146,7 +146,7 @@ class Hub:
         self._file_count = 0
         self._is_relaying = False
         self._was_cut = False
-        self._sealed: list[Said] | None = None
+        self._is_sealed = False
         flight.listen(lambda _: self._news.set())
         self._task = asyncio.create_task(self._tell())
 
@@ -188,9 +188,9 @@ class Hub:
                         await self._changed.wait()
         if self._was_cut or (self._is_relaying and not self.is_over):
             return None
-        if not self.is_over:
-            self._sealed = self._rest(record)
-        log = (*self.lines, *number(self._sealed or (), self._flight.started_at, len(self.lines)))
+        rest = self._rest(record) or () if not self.is_over else ()
+        self._is_sealed = True
+        log = (*self.lines, *number(rest, self._flight.started_at, len(self.lines)))
         return log if tells_all(log, record) else None
 
     # -- telling ---------------------------------------------------------------------------------------
@@ -302,7 +302,7 @@ class Hub:
 
         ``until_url``: or until it says, before anything was told, where the upstream streams it; that place.
         """
-        while not self._flight.has_ended and self._sealed is None:
+        while not self._flight.has_ended and not self._is_sealed:
             self._news.clear()
             progress = self._flight.progress
             if progress is not None:
@@ -312,7 +312,7 @@ class Hub:
                     self._say(*said)
                 more = more_output(self.lines, await self._leaves(progress.output))
                 # What is sealed is told at the end, in the order that the stored log has.
-                for said in more if more is not None and self._sealed is None else ():
+                for said in more if more is not None and not self._is_sealed else ():
                     self._say(*said)
             await self._next_news()
         await asyncio.wait({self._flight.ending})
@@ -337,7 +337,7 @@ class Hub:
             rest = more_logs(self.lines, landed.outcome.logs)
             rest += [said for said in end if said[0] != "error" or not has_error]
         else:
-            rest = self._sealed if self._sealed is not None else self._rest(landed.record)
+            rest = self._rest(landed.record)
         if rest is None:
             _log.warning("stream_contradicts_result")
         for said in rest or ():

@@ -877,6 +877,43 @@ async def test_stored_log_is_read_with_its_record() -> None:
     assert [line.id for line in decode_log(data, record)] == reader.ids
 
 
+@pytest.mark.parametrize(
+    "events",
+    [
+        [("7:0", "output", "upon"), ("7:1", "done", "{}")],
+        [("7:0", "output", "Once "), ("7:1", "done", "{}")],
+        [("7:0", "output", "Once upon"), ("7:1", "done", '{"reason":"canceled"}')],
+        [("7:0", "output", "Once upon"), ("7:1", "error", "x"), ("7:2", "done", '{"reason":"error"}')],
+    ],
+)
+async def test_stream_that_did_not_tell_the_whole_result_is_not_kept(events: list[tuple[str, str, str]]) -> None:
+    stage = Stage()
+    entry = await stage.begin()
+    reader = stage.read(entry)
+    await settle()
+    stage.upstream.connections[0].say(*events)
+    await reader.end()
+    stage.upstream.succeed(["Once upon"])
+    assert (await stage.record(entry)).stream_log is None
+    stage.engine = await stage.engine.restarted()
+    assert (await stage.read(entry).end()).said == [("output", "Once upon"), DONE]
+
+
+async def test_result_waits_a_moment_for_the_end_of_its_stream() -> None:
+    stage = Stage()
+    entry = await stage.begin()
+    reader = stage.read(entry)
+    await settle()
+    stage.upstream.succeed(["a"])
+    stage.upstream.connections[0].say(("7:0", "output", "a"))
+    await settle()
+    assert entry.flight.landed is None
+    stage.upstream.connections[0].say(("7:1", "done", "{}"))
+    assert (await stage.record(entry)).stream_log is not None
+    await reader.end()
+    assert reader.said == [("output", "a"), DONE]
+
+
 @pytest.mark.usefixtures("at_once")
 async def test_poller_hears_of_the_end_without_waiting_for_a_stream_that_hangs() -> None:
     stage = Stage()
