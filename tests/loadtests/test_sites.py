@@ -54,6 +54,19 @@ def test_pages_lead_on_where_they_were_asked_for(alice: httpx.Client, secure: ht
     assert alice.get("/predictions").json()["next"].startswith(f"{fake.base_url}/predictions?cursor=")
 
 
+def test_faults_befall_both_sites(secure: httpx.Client, fake: FakeModel, authority: Authority) -> None:
+    for kind in ("drop-fin", "drop-rst"):
+        fake.fault(kind, "account")
+        with pytest.raises(httpx.TransportError):
+            secure.get("/account")
+    url = create(secure)["output"][0]
+    fake.fault("truncated", "output")
+    with httpx.Client(verify=authority.context, trust_env=False) as trusting:
+        with pytest.raises(httpx.RemoteProtocolError):
+            trusting.get(url)
+        assert trusting.get(url).status_code == 200
+
+
 def test_named_site_advertises_the_real_service_s_names_and_follows_them(authority: Authority) -> None:
     """The client's one address leads to all three hosts, as with an overridden resolver."""
     with fake_model(*authority.arguments, "--names") as fake:
