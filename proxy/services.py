@@ -17,6 +17,7 @@ from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams
+from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
@@ -46,6 +47,7 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    uploads: Uploads
     resumption: Resumption
     streams: Streams
     stream_book: StreamBook

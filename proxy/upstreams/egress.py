@@ -9,13 +9,15 @@ What it promises, for the first URL and for each redirect alike (webhooks follow
    named may be private. Then exactly that address is dialled: aiohttp is given the address in place of the host, and
    its resolver does nothing but refuse. The name still stands in ``Host`` and in TLS (SNI and certificate).
 5. A connection serves one request, so nothing that was allowed to one caller is reused for another.
-6. No credential, no cookie, no proxy from the environment. Bytes come as they are (``Accept-Encoding: identity``), up
-   to a cap, within an idle and a total time. An event stream has other times than a file, and nothing else of its own.
+6. No credential, no cookie, no proxy from the environment, and no header of a client's making. Bytes come as they are
+   (``Accept-Encoding: identity``), up to a cap, within an idle and a total time. An event stream has other times than a
+   file, and nothing else of its own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -46,6 +48,7 @@ some servers report a client that goes before they have said it."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _REQUEST_HEADERS = frozenset({"accept", "last-event-id"})
+_STRONG_ETAG = re.compile(r'"[!#-~]{1,256}"')
 _HEADERS = ("cache-control", "content-length", "content-type", "etag", "last-modified", "retry-after")
 
 
@@ -112,6 +115,14 @@ class _NoResolver(AbstractResolver):
         pass
 
 
+def is_strong_etag(text: str) -> bool:
+    """Whether ``text`` is an ETag that promises the same bytes, in characters that any header may hold.
+
+    Source: RFC 9110 section 8.8.3; a weak one (``W/"..."``) only promises something that means the same.
+    """
+    return bool(_STRONG_ETAG.fullmatch(text))
+
+
 async def resolve_name(host: str, port: int) -> list[str]:
     """What the operating system says of a name."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -144,6 +155,7 @@ class Egress:
         *,
         max_bytes: int,
         require_listed: bool = True,
+        if_none_match: str | None = None,
         headers: Mapping[str, str] | None = None,
         limits: EgressLimits | None = None,
     ) -> AsyncIterator[Fetched]:
@@ -153,19 +165,24 @@ class Egress:
             access: hosts and origins from which the fetch may come.
             max_bytes: cap of the body.
             require_listed: whether hosts that are not in ``access`` are refused.
+            if_none_match: a strong ETag (see ``is_strong_etag``); an answer of 304 then has no body.
             headers: ``accept`` and ``last-event-id`` may be given.
             limits: times for this fetch, instead of the usual ones.
 
         Raises:
-            ValueError: a header that may not be given.
+            ValueError: ``if_none_match`` is no strong ETag, or a header may not be given.
             EgressRefused: by one of the rules, here or at a redirect: ``"url"``, ``"userinfo"``, ``"host"``,
                 ``"port"``, ``"scheme"``, ``"unlisted"``, ``"address"``, ``"downgrade"``, ``"redirects"``,
                 ``"encoding"``, ``"size"``.
             EgressFailed: no answer.
         """
+        if if_none_match is not None and not is_strong_etag(if_none_match):
+            raise ValueError("not a strong ETag")
         given = dict(headers or {})
         if not _REQUEST_HEADERS.issuperset(given):
             raise ValueError("a header that is not for others to give")
+        if if_none_match is not None:
+            given["If-None-Match"] = if_none_match
         limits = limits or self._limits
         deadline = asyncio.get_running_loop().time() + limits.total_timeout_s
         location = parse_location(url)
