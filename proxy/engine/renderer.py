@@ -5,6 +5,7 @@ Templates of stored results are kept in memory, bounded in bytes, so that a repe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from proxy.core.addresses import AddressBook
@@ -60,13 +61,27 @@ class Renderer:
         Raises:
             OutputGone: a file that was to be shown as ``data:`` cannot be read.
         """
+        return await self.fill(record.output, record.files, record.scope, left)
+
+    async def fill(
+        self,
+        output: JsonValue,
+        files: Sequence[OutputFile],
+        scope: Scope,
+        left: Sequence[tuple[JsonPath, str]] = (),
+    ) -> JsonValue:
+        """``output`` with ``files`` at their places, as a client of ``scope`` sees them.
+
+        Raises:
+            OutputGone: see ``output``.
+        """
         values: list[tuple[JsonPath, JsonValue]] = list(left)
-        for file in record.files:
+        for file in files:
             if file.blob.size_bytes <= self._data_max_bytes:
                 values.append((file.path, encode_data_url(file.content_type, await self._read(file))))
             else:
-                values.append((file.path, self.address(file, record.scope)))
-        return substitute(record.output, values)
+                values.append((file.path, self.address(file, scope)))
+        return substitute(output, values)
 
     def ready(self, record: ResultRecord) -> HitTemplate | None:
         """The template of a record if it is in memory."""
