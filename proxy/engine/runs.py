@@ -22,6 +22,7 @@ from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import INTERRUPTED, Journal
+from proxy.engine.partials import Partials
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
 from storage.digest import PredictionKey, Scope
@@ -158,17 +159,26 @@ class Runs:
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
         )
 
+        access = create.upstream.output_access
+        keep = isinstance(prepared.plan, Cached)
+        flight.partials = partials = Partials(self._ingestor, access, keep=keep, changed=flight.show)
+
         def report(progress: Progress) -> None:
             if not flight.was_accepted:
                 self._gatekeeper.accept(create.scope)
                 self._journal.started(flight.record_id, create.scope, prepared.described, flight.started_at)
+            partials.look(progress)
             flight.report(progress)
 
-        outcome = await create.upstream.run(job, report)
-        self._observe_run(create.upstream.name, outcome)
-        if outcome.status != "succeeded":
-            return Landed(replace(outcome, output=None), None, is_stored=False)
-        return await self._take_in(flight, create, prepared, outcome)
+        try:
+            outcome = await create.upstream.run(job, report)
+            self._observe_run(create.upstream.name, outcome)
+            if outcome.status != "succeeded":
+                return Landed(replace(outcome, output=None), None, is_stored=False)
+            await partials.settle()
+            return await self._take_in(flight, create, prepared, outcome, partials)
+        finally:
+            await partials.aclose()
 
     async def _look_up_inside(self, key: PredictionKey, create: Create, prepared: Prepared) -> ResultRecord | None:
         """What another flight has stored between this request's look-up and its entry in the table.
@@ -185,12 +195,14 @@ class Runs:
             return None
         return record
 
-    async def _take_in(self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome) -> Landed:
-        """Store what a successful run gave: blobs first, record last."""
+    async def _take_in(
+        self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome, partials: Partials
+    ) -> Landed:
+        """Store what a successful run gave: blobs first, record last. ``partials``: what is here of it already."""
         access = create.upstream.output_access
         files = plan_output(outcome.output, access)
         wants_store = isinstance(prepared.plan, Cached) and not files.foreign
-        ingested = await self._ingestor.ingest(files, access, keep=wants_store)
+        ingested = await self._ingestor.ingest(files, access, keep=wants_store, known=partials.known)
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),

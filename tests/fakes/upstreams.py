@@ -42,6 +42,7 @@ class ScriptedUpstream:
         door: a run waits here before it is accepted.
         verdict: what ``check`` says; ``check_gate`` holds it up.
         jobs, checks, canceled: what was asked so far, in order.
+        reporters: by run, where its news is told: a test may tell more while the run waits at the gate.
     """
 
     clock: Callable[[], float]
@@ -63,12 +64,14 @@ class ScriptedUpstream:
     jobs: list[Job] = field(default_factory=list)
     checks: list[Credential] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
+    reporters: list[Callable[[Progress], None]] = field(default_factory=list)
 
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         return self.description
 
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         self.jobs.append(job)
+        self.reporters.append(report)
         began_at = self.clock()
         try:
             if self.door is not None:
