@@ -16,6 +16,7 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
 from proxy.upstreams.catalog import Catalog
+from proxy.upstreams.news_desk import NewsDesk
 from storage.digest import Scope
 from storage.opening import Storage
 
@@ -27,6 +28,7 @@ class Services:
     Attributes:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
+        desk: where model servers tell how runs go.
     """
 
     settings: Settings
@@ -40,6 +42,7 @@ class Services:
     coalescer: Coalescer
     journal: Journal
     metrics: Metrics
+    desk: NewsDesk
     now: Callable[[], float]
 
     def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:
