@@ -19,16 +19,25 @@ from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
 from proxy.core.outputs import OutputAccess
+from proxy.core.sealing import Sealer
 from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import GRACE_S, Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.notices import Notices
+from proxy.engine.ongoing import Ongoing
+from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.renderer import Renderer
+from proxy.engine.resumption import Resumption
+from proxy.engine.rows import RowWriter
+from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
@@ -40,6 +49,7 @@ from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
 from proxy.routes.progress import ProgressPosts
+from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import (
     CogUpstreamSettings,
@@ -147,6 +157,9 @@ async def build_application(
         entries = [Entry(_upstream(one, settings, storage, desk), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = _services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
+        if settings.webhooks.enabled:
+            await services.courier.resume()
+        await services.resumption.resume()
     except BaseException:
         for upstream in upstreams:
             await upstream.aclose()
@@ -156,8 +169,11 @@ async def build_application(
 
     async def aclose(drain_timeout_s: float) -> None:
         await services.coalescer.drain(drain_timeout_s)
+        await services.notices.aclose()
+        await services.courier.aclose(min(drain_timeout_s, GRACE_S))
         for upstream in upstreams:
             await upstream.aclose()
+        await services.webhook_secrets.aclose()
         await egress.aclose()
         await services.journal.drain()
         await storage.aclose()
@@ -186,35 +202,73 @@ def _services(
     addresses = AddressBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
-    journal = Journal(storage.ledger)
+    rows = RowWriter(storage.ledger)
+    journal = Journal(rows)
+    ongoing = Ongoing(rows, Sealer(secrets))
     gatekeeper = Gatekeeper(
         secrets,
         [token.get_secret_value() for token in settings.auth.tokens],
         settings.auth.accept_for_s,
         time.monotonic,
     )
+    webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
+    webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
+    courier = Courier(
+        ParcelRows(storage.ledger, Sealer(secrets)),
+        egress,
+        webhook_access,
+        webhook_secrets.signing,
+        settings.webhooks.timeout_s,
+        metrics.observe_webhook,
+        time.time,
+    )
+    notices = Notices(courier, base_url, time.time)
+    metrics.webhooks_waiting.set_function(lambda: float(len(courier)))
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    renderer = Renderer(
+        base_url,
+        settings.cache.output_urls,
+        settings.cache.data_url_max_bytes,
+        addresses,
+        storage.blobs,
+        spool,
+        int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+    )
+    runs = Runs(
+        results=storage.results,
+        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
+        renderer=renderer,
+        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        gatekeeper=gatekeeper,
+        journal=journal,
+        ongoing=ongoing,
+        observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        keeps_text=settings.cache.text,
+        now=time.time,
+    )
     predictor = Predictor(
         results=storage.results,
+        runs=runs,
         coalescer=coalescer,
-        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
-        renderer=Renderer(
-            base_url,
-            settings.cache.output_urls,
-            settings.cache.data_url_max_bytes,
-            addresses,
-            storage.blobs,
-            spool,
-            int(settings.storage.memory_bytes * TEMPLATES_SHARE),
-        ),
-        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        renderer=renderer,
         gatekeeper=gatekeeper,
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
         journal=journal,
+        ongoing=ongoing,
+        notices=notices,
         cache_enabled=settings.cache.enabled,
-        observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         now=time.time,
+    )
+    resumption = Resumption(
+        ongoing,
+        runs,
+        coalescer,
+        predictor,
+        journal,
+        {upstream.name: upstream for upstream in catalog.upstreams},
+        metrics.observe_left_behind,
+        time.time,
     )
     return Services(
         settings=settings,
@@ -227,6 +281,11 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
+        resumption=resumption,
+        webhook_secrets=webhook_secrets,
+        webhook_access=webhook_access,
+        courier=courier,
+        notices=notices,
         metrics=metrics,
         desk=desk,
         now=time.time,
@@ -309,6 +368,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
@@ -323,6 +383,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
+        Route("/webhooks/default/secret", Endpoint({"GET": webhooks.secret}, onward)),
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))

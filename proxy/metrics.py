@@ -20,6 +20,8 @@ OUTCOMES = (
     "output",
     "other",
 )
+LEFT_BEHIND = ("adopted", "repeated", "lost")
+WEBHOOK_OUTCOMES = ("sent", "failed", "given_up")
 RUN_STATUSES = ("succeeded", "failed", "canceled", "aborted")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -58,6 +60,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._left_behind = Counter(
+            "hotplate_runs_left_behind_total",
+            "Runs of a former process: adopted where they went on, repeated where they ended with it, or lost.",
+            ["upstream", "how"],
+            registry=self.registry,
+        )
         self.saved_seconds = Counter(
             "hotplate_saved_seconds_total", "Compute seconds that hits did not spend.", registry=self.registry
         )
@@ -68,12 +76,25 @@ class Metrics:
             "hotplate_outputs_left_total", "Output files that kept the upstream's own URL.", registry=self.registry
         )
         self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
+        self._webhooks = Counter(
+            "hotplate_webhooks_total",
+            "Webhooks: attempts that were taken, attempts that failed, deliveries that were given up.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "hotplate_webhooks_waiting", "Webhooks that wait or are on their way.", registry=self.registry
+        )
         self._outcomes = {
             outcome: (self._requests.labels(outcome), self._request_seconds.labels(outcome)) for outcome in OUTCOMES
         }
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
         for upstream in upstreams:
             for status in RUN_STATUSES:
                 self._runs.labels(upstream, status)
+            for how in LEFT_BEHIND:
+                self._left_behind.labels(upstream, how)
             self._run_seconds.labels(upstream)
             self._boot_waits.labels(upstream)
             self._boot_seconds.labels(upstream)
@@ -95,6 +116,14 @@ class Metrics:
         if boot_s > 0:
             self._boot_waits.labels(upstream).inc()
             self._boot_seconds.labels(upstream).observe(boot_s)
+
+    def observe_left_behind(self, upstream: str, how: str) -> None:
+        """What became of a run that a former process left behind."""
+        self._left_behind.labels(upstream, how).inc()
+
+    def observe_webhook(self, outcome: str) -> None:
+        """One attempt at a webhook, or the end of all."""
+        self._webhooks.labels(outcome).inc()
 
     def export(self, prefix: str, read: Callable[[], Mapping[str, int]]) -> None:
         """Export counters that somebody else keeps, under ``prefix``; names end in ``_total``."""

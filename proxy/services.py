@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 from proxy.core.addresses import AddressBook
 from proxy.core.errors import NotFound, Unauthenticated
+from proxy.core.outputs import OutputAccess
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.journal import Journal
+from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
+from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
@@ -29,6 +34,7 @@ class Services:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
         desk: where model servers tell how runs go.
+        webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
     settings: Settings
@@ -41,6 +47,11 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    resumption: Resumption
+    webhook_secrets: WebhookSecrets
+    webhook_access: OutputAccess
+    courier: Courier
+    notices: Notices
     metrics: Metrics
     desk: NewsDesk
     now: Callable[[], float]

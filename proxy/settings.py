@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from proxy.core.policy import KeepsText
 from storage.settings import StorageSettings
 
 DEFAULT_PORT = 8484
@@ -154,6 +155,11 @@ class CacheSettings(_Section):
     data_url_max_bytes: ByteSize = Field(
         default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
     )
+    text: KeepsText = Field(
+        default="deterministic",
+        description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
+        "temperature of 0; `on` = always; `off` = never.",
+    )
     output_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), description="Largest output file that is kept.")
     spool_bytes: ByteSize = Field(
         default=ByteSize(128 * 1024**2),
@@ -210,6 +216,24 @@ HttpUrl = Annotated[str, AfterValidator(_check_url)]
 HttpOrigin = Annotated[str, AfterValidator(_check_origin)]
 
 
+class WebhookSettings(_Section):
+    """News of predictions, sent by Hotplate itself to the addresses that clients name."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether Hotplate sends webhooks. Where not, a create with a webhook goes past the cache to a "
+        "`replicate` upstream, and `cog` and `local` models refuse it.",
+    )
+    origins: tuple[HttpOrigin, ...] = Field(
+        default=(),
+        description="Origins that may be called although they are private, plain http or on another port, e.g. "
+        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
+    )
+    timeout_s: float = Field(
+        default=10.0, gt=0, le=60, description="Seconds in which a receiver must have answered one delivery."
+    )
+
+
 class ReplicateUpstreamSettings(_UpstreamBase):
     """Any Replicate-compatible API."""
 
@@ -228,8 +252,8 @@ class ReplicateUpstreamSettings(_UpstreamBase):
 _TELLS_PROGRESS = Field(
     default=True,
     description="Whether the model's servers are asked to tell logs and outputs of a run while it goes on (by Cog's "
-    "webhooks). What a run gave is told by its own answer either way. It costs a run some 5 ms: switch it off for a model "
-    "that needs hardly longer.",
+    "webhooks). What a run gave is told by its own answer either way. It costs a run some 5 ms: switch it off for a "
+    "model that needs hardly longer.",
 )
 
 
@@ -311,6 +335,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     storage: StorageSettings = StorageSettings()
     log: LogSettings = LogSettings()
     upstream: tuple[UpstreamSettings, ...] = Field(

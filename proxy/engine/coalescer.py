@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.engine.partials import Partials
@@ -59,6 +58,8 @@ class Flight:
     def report(self, progress: Progress) -> None:
         """News from the upstream; the first makes creates answerable."""
         self.progress = progress
+        if self.partials is not None:
+            self.partials.look(progress)
         if not self._accepted.done():
             self._accepted.set_result(None)
         self.show()
@@ -91,12 +92,6 @@ class Flight:
             await asyncio.wait([self._finished], timeout=timeout_s)
         return self.landed
 
-    async def answerable(self, timeout_s: float) -> None:
-        """The end of the flight, or that its output is whole and here although it goes on, or ``timeout_s``."""
-        if self.landed is None and timeout_s > 0:
-            waited: list[asyncio.Future[Any]] = [self._finished, self._whole]
-            await asyncio.wait(waited, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-
     def land(self, landed: Landed) -> None:
         """The end, for all sharers."""
         self.landed = landed
@@ -118,6 +113,21 @@ class Flight:
             self._accepted.exception()  # retrieved here, so that no waiter at all is no warning either
         if not self._finished.done():
             self._finished.cancel()
+
+    def set_aside(self) -> None:
+        """This process ends before the run does; another one will take it up. Nobody waits any longer."""
+        if not self._finished.done():
+            self._finished.cancel()
+
+    @property
+    def ending(self) -> asyncio.Future[Landed]:
+        """Done when the flight has ended, however; only to be waited for."""
+        return self._finished
+
+    @property
+    def wholeness(self) -> asyncio.Future[None]:
+        """Done when ``is_whole`` has become true; only to be waited for."""
+        return self._whole
 
     @property
     def has_ended(self) -> bool:
@@ -189,7 +199,8 @@ class Coalescer:
             del self._by_key[flight.key]
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for flights to end, then cancel what is left and wait for that."""
+        """Wait for flights to end, then cancel what is left and wait for that: a run that somebody still wants is set
+        aside for the next process."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in self._tasks:

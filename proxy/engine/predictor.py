@@ -7,8 +7,10 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 
@@ -18,14 +20,15 @@ from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.policy import Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
+from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
-from proxy.engine.file_inputs import FileInputs
-from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.notices import NOTHING_TOLD, Notices
+from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
-from proxy.engine.runs import Create, Prepared, RunObserver, Runs
+from proxy.engine.runs import Create, Prepared, Runs
 from storage.digest import Scope
 from storage.records import JsonValue, ResultRecord
 from storage.results import ResultStore
@@ -54,27 +57,30 @@ class Predictor:
         *,
         results: ResultStore,
         coalescer: Coalescer,
-        ingestor: Ingestor,
+        runs: Runs,
         renderer: Renderer,
-        file_inputs: FileInputs,
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
         journal: Journal,
+        ongoing: Ongoing,
+        notices: Notices,
         cache_enabled: bool,
-        observe_run: RunObserver,
         now: Callable[[], float],
     ) -> None:
         self._results = results
+        self._runs = runs
         self._coalescer = coalescer
         self._renderer = renderer
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
         self._journal = journal
+        self._ongoing = ongoing
+        self._notices = notices
         self._cache_enabled = cache_enabled
         self._now = now
-        self._runs = Runs(results, ingestor, renderer, file_inputs, gatekeeper, journal, observe_run, now)
+        self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
 
     async def prepare(self, create: Create) -> Prepared:
         """Describe the model, normalise the input, derive the key.
@@ -114,6 +120,11 @@ class Predictor:
         if prepared.key is not None and isinstance(prepared.plan, Cached) and prepared.plan.may_look_up:
             hit = await self._look_up(create, prepared)
             if hit is not None:
+                if create.webhook is not None:
+                    # Before the answer: once that is out, nobody would ask again for what was not written.
+                    served = await self.find(hit.id, create.scope)
+                    if served is not None:
+                        await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
                 return hit
         now = self._now()
         flight, is_follower = self._join_or_lead(create, prepared, now)
@@ -135,9 +146,51 @@ class Predictor:
             flight=flight,
             plan=prepared.plan,
             is_follower=is_follower,
+            upstream=create.upstream.name,
+            webhook=create.webhook,
+            deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
         )
-        self._recent.add(entry)
+        noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
+        await self.attend(entry, NOTHING_TOLD)
+        if create.webhook is not None and noted is not None:
+            await asyncio.shield(noted)
         return entry
+
+    async def attend(self, entry: Running, told: Told) -> None:
+        """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
+        self._recent.add(entry)
+        if not entry.has_ended and entry.deadline_at is not None:
+            left_s = max(entry.deadline_at - self._now(), 0.0)
+            self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
+        if entry.webhook is not None:
+            settle, view = partial(self._settle, entry), partial(self.view, entry)
+            await self._notices.follow(entry, entry.webhook, entry.upstream, view, settle, told)
+        elif entry.flight.has_ended:
+            self._settle(entry)
+        else:
+            entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+
+    async def conclude(self, one: OngoingPrediction) -> None:
+        """Settle a prediction of a former process whose run has ended, or was lost with it."""
+        prediction = await self.find(one.id, one.scope) if one.webhook is not None else None
+        if prediction is not None and one.webhook is not None:
+            end_alone = WebhookRequest(one.webhook.url, one.webhook.events & {"completed"})
+            await self._notices.served(prediction, end_alone, one.upstream, one.scope)
+        self._ongoing.settled(one.id)
+
+    def _settle(self, entry: Running) -> None:
+        """The prediction is over, and whoever is to be told will be."""
+        timer = self._timers.pop(entry.id, None)
+        if timer is not None:
+            timer.cancel()
+        self._ongoing.settled(entry.id)
+
+    def _expire(self, entry: Running) -> None:
+        """Its deadline is over. Source: ``Cancel-After`` in Replicate's OpenAPI document."""
+        if not entry.has_ended:
+            progress = entry.flight.progress
+            entry.is_aborted = progress is None or progress.status == "starting"
+            self._cancel(entry)
 
     async def _look_up(self, create: Create, prepared: Prepared) -> Hit | None:
         assert prepared.key is not None
@@ -216,18 +269,9 @@ class Predictor:
     async def view(self, entry: Running) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
-        base = Prediction(
-            id=entry.id,
-            model=entry.model,
-            version=entry.version,
-            input=entry.input,
-            status="starting",
-            created_at=entry.created_at,
-            web_url=progress.web_url if progress else None,
-            logs=progress.logs if progress else "",
-        )
         if entry.canceled_at is not None:
-            return replace(base, status="canceled", completed_at=entry.canceled_at, started_at=entry.created_at)
+            return _as_canceled(entry)
+        base = _as_begun(entry)
         landed = flight.landed
         if landed is None:
             if progress is None or progress.status == "starting":
@@ -266,14 +310,62 @@ class Predictor:
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
-        if entry is not None and entry.flight.landed is None and entry.canceled_at is None:
-            entry.canceled_at = self._now()
-            self._coalescer.leave(entry.flight)
-            canceled = await self.view(entry)
-            self._journal.cancel(canceled)
-            return canceled
+        if entry is not None and not entry.has_ended:
+            return self._cancel(entry)
         return await self.find(prediction_id, scope)
+
+    def _cancel(self, entry: Running) -> Prediction:
+        """End one prediction before its run."""
+        entry.cancel(self._now())
+        self._coalescer.leave(entry.flight)
+        canceled = _as_canceled(entry)
+        self._journal.cancel(canceled)
+        if entry.webhook is not None:
+            self._notices.changed(entry)
+        else:
+            self._settle(entry)
+        return canceled
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
         return self._renderer.links(record)
+
+
+def _as_begun(entry: Running) -> Prediction:
+    """A prediction whose run has not started, with what is known of it."""
+    progress = entry.flight.progress
+    return Prediction(
+        id=entry.id,
+        model=entry.model,
+        version=entry.version,
+        input=entry.input,
+        status="starting",
+        created_at=entry.created_at,
+        deadline_at=entry.deadline_at,
+        web_url=progress.web_url if progress else None,
+        logs=progress.logs if progress else "",
+    )
+
+
+def _as_canceled(entry: Running) -> Prediction:
+    """A prediction that was over before its run."""
+    return replace(
+        _as_begun(entry),
+        status="aborted" if entry.is_aborted else "canceled",
+        started_at=None if entry.is_aborted else entry.created_at,
+        completed_at=entry.canceled_at,
+    )
+
+
+def _noted(entry: Running) -> OngoingPrediction:
+    """A prediction as it is written down while it waits."""
+    return OngoingPrediction(
+        id=entry.id,
+        record_id=entry.flight.record_id,
+        scope=entry.scope,
+        upstream=entry.upstream,
+        created_at=entry.created_at,
+        is_follower=entry.is_follower,
+        deadline_at=entry.deadline_at,
+        webhook=entry.webhook,
+    )

@@ -14,7 +14,7 @@ from dataclasses import replace
 from proxy.core.errors import InputInvalid, InvalidField, NotFound, Overloaded
 from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, prediction_url, render_prediction
-from proxy.core.requests import CreateBody, is_slug, parse_create, parse_prefer_wait
+from proxy.core.requests import CreateBody, is_slug, parse_cancel_after, parse_create, parse_prefer_wait
 from proxy.engine.coalescer import Landed
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
@@ -23,6 +23,7 @@ from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
 from proxy.routes.passthrough import Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import Credential, Upstream
+from proxy.upstreams.webhook_http import check_webhook_url
 from storage.digest import Scope
 
 CACHE_NAME = "Hotplate"
@@ -61,11 +62,15 @@ class Predictions:
         upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
         scope = services.gatekeeper.scope_of(upstream, credential)
         exchange.note.upstream = upstream.name
-        if self._must_relay(exchange, parsed, upstream):
+        if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
+        if parsed.webhook is not None:
+            check_webhook_url(parsed.webhook.url, services.webhook_access)
+            services.webhook_secrets.learn(upstream, credential, scope)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
+        deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
             Create(
                 upstream=upstream,
@@ -75,6 +80,8 @@ class Predictions:
                 scope=scope,
                 cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
+                webhook=parsed.webhook,
+                deadline_s=deadline_s,
             )
         )
         if isinstance(answer, Hit):
@@ -82,15 +89,16 @@ class Predictions:
         else:
             await self._send_running(exchange, answer, wait_s, began)
 
-    def _must_relay(self, exchange: Exchange, parsed: CreateBody, upstream: Upstream) -> bool:
+    def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
         """Whether the request asks for something that only the upstream itself can do for it.
 
         Raises:
             InputInvalid: it asks an upstream that cannot do it.
         """
+        settings = self._services.settings.webhooks
         if upstream.kind == "replicate":
-            return bool(parsed.extras) or parsed.webhook is not None or "cancel-after" in exchange.headers
-        if parsed.webhook is not None:
+            return bool(parsed.extras) or (parsed.webhook is not None and not settings.enabled)
+        if parsed.webhook is not None and not settings.enabled:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
 
@@ -117,7 +125,7 @@ class Predictions:
         if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
             self._waiting += 1
             try:
-                await entry.flight.answerable(wait_s)
+                await entry.wait(wait_s)
             finally:
                 self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole

@@ -10,17 +10,27 @@ from PIL import Image
 
 from proxy.core.addresses import AddressBook
 from proxy.core.ids import IdMint
+from proxy.core.outputs import OutputAccess
+from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.core.webhooks import WebhookRequest, derive_secret
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.notices import Notices
+from proxy.engine.ongoing import Ongoing
+from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import Renderer
-from proxy.engine.runs import Create
+from proxy.engine.resumption import Resumption
+from proxy.engine.rows import RowWriter
+from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import Place
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
 from storage.records import JsonObject
@@ -28,6 +38,7 @@ from storage.results import ResultStore
 from tests.fakes.clock import ManualClock
 from tests.fakes.stores import MemoryActionCache, MemoryContentStore, MemoryKeyValue, memory_storage
 from tests.fakes.upstreams import DELIVERY, FakeEgress, ScriptedUpstream
+from tests.fakes.webhooks import Receiver
 
 BASE = "https://images.example.com"
 TOKEN = "r8_" + "m" * 37
@@ -74,7 +85,10 @@ class Engine:
         self.spool = Spool(spool_bytes, self.clock)
         self.addresses = AddressBook(self.secrets)
         self.coalescer = Coalescer()
-        self.journal = Journal(self.storage.ledger)
+        rows = RowWriter(self.storage.ledger)
+        self.journal = Journal(rows)
+        self.ongoing = Ongoing(rows, Sealer(self.secrets))
+        self.left_behind: list[tuple[str, str]] = []
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
         self.recent = RecentPredictions(self.clock)
         self.runs: list[Outcome] = []
@@ -89,9 +103,19 @@ class Engine:
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
         )
-        self.predictor = Predictor(
+        self.receiver = Receiver()
+        self.courier = Courier(
+            ParcelRows(self.storage.ledger, Sealer(self.secrets)),
+            self.receiver,
+            OutputAccess(),
+            self._signing,
+            10.0,
+            lambda outcome: None,
+            self.clock,
+        )
+        self.notices = Notices(self.courier, base_url, self.clock)
+        self.flights = Runs(
             results=self.storage.results,
-            coalescer=self.coalescer,
             ingestor=self.ingestor,
             renderer=self.renderer,
             file_inputs=FileInputs(
@@ -103,12 +127,35 @@ class Engine:
                 {},
             ),
             gatekeeper=self.gatekeeper,
+            journal=self.journal,
+            ongoing=self.ongoing,
+            observe_run=lambda name, outcome: self.runs.append(outcome),
+            keeps_text="deterministic",
+            now=self.clock,
+        )
+        self.predictor = Predictor(
+            results=self.storage.results,
+            runs=self.flights,
+            coalescer=self.coalescer,
+            renderer=self.renderer,
+            gatekeeper=self.gatekeeper,
             mint=IdMint(self.secrets),
             recent=self.recent,
             journal=self.journal,
+            ongoing=self.ongoing,
+            notices=self.notices,
             cache_enabled=cache_enabled,
-            observe_run=lambda name, outcome: self.runs.append(outcome),
             now=self.clock,
+        )
+        self.resumption = Resumption(
+            self.ongoing,
+            self.flights,
+            self.coalescer,
+            self.predictor,
+            self.journal,
+            {self.upstream.name: self.upstream},
+            lambda name, how: self.left_behind.append((name, how)),
+            self.clock,
         )
 
     @property
@@ -141,6 +188,8 @@ class Engine:
         cache_control: str | None = None,
         upstream: Upstream | None = None,
         wants_s: float = 0.0,
+        deadline_s: float | None = None,
+        webhook: WebhookRequest | None = None,
     ) -> Create:
         """A create request, resolved."""
         asked = upstream or self.upstream
@@ -153,6 +202,8 @@ class Engine:
             scope=self.gatekeeper.scope_of(asked, credential),
             cache_control=cache_control,
             wants_s=wants_s,
+            deadline_s=deadline_s,
+            webhook=webhook,
         )
 
     async def create(self, given: JsonObject | None = None, **how: Any) -> Hit | Running:
@@ -165,6 +216,9 @@ class Engine:
         assert isinstance(entry, Running)
         await entry.flight.finished(10)
         return entry
+
+    async def _signing(self, place: Place) -> tuple[str, ...]:
+        return (derive_secret(self.secrets, place.scope),)
 
     def _count_spooled(self) -> None:
         self.spooled += 1

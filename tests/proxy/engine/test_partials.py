@@ -339,7 +339,7 @@ async def test_waiting_client_hears_as_soon_as_all_files_are_here() -> None:
     engine = Engine()
     egress = held(engine)
     async with under_way(engine) as run:
-        waiting = asyncio.create_task(run.entry.flight.answerable(30))
+        waiting = asyncio.create_task(run.entry.wait(30))
         await run.tell([ONE, TWO], has_all_files=True)
         assert not waiting.done()
         assert not run.entry.flight.is_whole
