@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
+from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import SECRET_BYTES, Secrets
@@ -25,6 +26,7 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import GRACE_S, Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.handover import Handover
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.notices import Notices
@@ -32,17 +34,20 @@ from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.files import Files
 from proxy.routes.models import Models
 from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
@@ -225,6 +230,19 @@ def _services(
     notices = Notices(courier, base_url, time.time)
     metrics.webhooks_waiting.set_function(lambda: float(len(courier)))
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    uploads = Uploads(storage.notes, storage.blobs, time.time)
+    file_inputs = FileInputs(
+        base_url=base_url,
+        addresses=addresses,
+        blobs=storage.blobs,
+        spool=spool,
+        uploads=uploads,
+        remote=RemoteFiles(egress, storage.notes, _input_access(settings)),
+        handover=Handover(storage.blobs, uploads),
+        gatekeeper=gatekeeper,
+        by_url=HostNames(settings.cache.by_url_hosts),
+        hashes_remote=settings.cache.remote_inputs == "hash",
+    )
     renderer = Renderer(
         base_url,
         settings.cache.output_urls,
@@ -238,7 +256,7 @@ def _services(
         results=storage.results,
         ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
         renderer=renderer,
-        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         journal=journal,
         ongoing=ongoing,
@@ -251,6 +269,7 @@ def _services(
         runs=runs,
         coalescer=coalescer,
         renderer=renderer,
+        file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
@@ -281,6 +300,7 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
+        uploads=uploads,
         resumption=resumption,
         webhook_secrets=webhook_secrets,
         webhook_access=webhook_access,
@@ -297,7 +317,6 @@ def _input_access(settings: Settings) -> dict[str, OutputAccess]:
     return {
         one.name: OutputAccess(origins=tuple(parse_origin(origin) for origin in one.input_origins))
         for one in settings.upstream
-        if one.kind != "replicate"
     }
 
 
@@ -368,6 +387,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    files = Files(services, passthrough)
     webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
@@ -380,6 +400,9 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
             OUTPUTS_PREFIX + "{digest}/{seal}/{name}",
             Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
         ),
+        Route("/files", Endpoint({"POST": files.create, "GET": files.list}, onward)),
+        Route("/files/{id}", Endpoint({"GET": files.get, "DELETE": files.delete}, onward)),
+        Route("/files/{id}/download", Endpoint({"GET": files.download}, onward)),
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),

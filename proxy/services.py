@@ -16,6 +16,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
@@ -47,6 +48,7 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    uploads: Uploads
     resumption: Resumption
     webhook_secrets: WebhookSecrets
     webhook_access: OutputAccess
