@@ -15,7 +15,7 @@ from pydantic import ByteSize
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
+from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook, StreamBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
@@ -40,6 +40,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams as StreamsEngine
 from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
@@ -53,6 +54,8 @@ from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
+from proxy.routes.progress import ProgressPosts
+from proxy.routes.streams import Streams
 from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import (
@@ -70,6 +73,7 @@ from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.environments import sweep_environments
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
+from proxy.upstreams.news_desk import POSTS_PATH, NewsDesk
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
 from proxy.upstreams.run_folder import Scratch, sweep
 from storage.opening import Storage, open_storage
@@ -135,8 +139,12 @@ def load_secret(data_dir: Path) -> Secrets:
         raise SettingsError(f"data_dir: {path}: {error}; remove the file to start with an empty cache") from error
 
 
-async def build_application(settings: Settings, base_url: str, log: RequestLog) -> Application:
+async def build_application(
+    settings: Settings, base_url: str, log: RequestLog, admin_url: str | None = None
+) -> Application:
     """Build everything for ``settings``; ``base_url`` is the public address without ``/v1``.
+
+    ``admin_url``: where the admin listener is reached from this machine. Without it, no model tells how its runs go.
 
     Raises:
         SettingsError: the data folder's secret cannot be used.
@@ -151,11 +159,11 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         Scratch(left_behind).sweep()
     sweep_environments(settings.data_dir / "envs")
     upstreams: list[Upstream] = []
-    egress = Egress()
+    egress, desk = Egress(), NewsDesk(admin_url)
     try:
-        entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
+        entries = [Entry(_upstream(one, settings, storage, egress, desk), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
-        services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
+        services = _services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.resumption.resume()
@@ -168,6 +176,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
     async def aclose(drain_timeout_s: float) -> None:
         await services.coalescer.drain(drain_timeout_s)
+        await services.streams.aclose()
         await services.notices.aclose()
         await services.courier.aclose(min(drain_timeout_s, GRACE_S))
         for upstream in upstreams:
@@ -187,12 +196,18 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
 
 def _services(
-    settings: Settings, base_url: str, secrets: Secrets, storage: Storage, catalog: Catalog, egress: Egress
+    settings: Settings,
+    base_url: str,
+    secrets: Secrets,
+    storage: Storage,
+    catalog: Catalog,
+    egress: Egress,
+    desk: NewsDesk,
 ) -> Services:
     metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
     metrics.export("hotplate_storage_", storage.counters.snapshot)
     spool = Spool(settings.cache.spool_bytes, time.time)
-    addresses = AddressBook(secrets)
+    addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
     rows = RowWriter(storage.ledger)
@@ -239,15 +254,29 @@ def _services(
         storage.blobs,
         spool,
         int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+        stream_book,
+    )
+    ingestor = Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters)
+    mint, recent = IdMint(secrets), RecentPredictions(time.time)
+    streams = StreamsEngine(
+        recent=recent,
+        mint=mint,
+        journal=journal,
+        results=storage.results,
+        blobs=storage.blobs,
+        ingestor=ingestor,
+        renderer=renderer,
+        max_listeners=settings.limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
-        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
+        ingestor=ingestor,
         renderer=renderer,
         file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         journal=journal,
         ongoing=ongoing,
+        streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         keeps_text=settings.cache.text,
         now=time.time,
@@ -259,10 +288,11 @@ def _services(
         renderer=renderer,
         file_inputs=file_inputs,
         gatekeeper=gatekeeper,
-        mint=IdMint(secrets),
-        recent=RecentPredictions(time.time),
+        mint=mint,
+        recent=recent,
         journal=journal,
         ongoing=ongoing,
+        streams=streams,
         notices=notices,
         cache_enabled=settings.cache.enabled,
         now=time.time,
@@ -290,11 +320,14 @@ def _services(
         journal=journal,
         uploads=uploads,
         resumption=resumption,
+        streams=streams,
+        stream_book=stream_book,
         webhook_secrets=webhook_secrets,
         webhook_access=webhook_access,
         courier=courier,
         notices=notices,
         metrics=metrics,
+        desk=desk,
         now=time.time,
     )
 
@@ -313,7 +346,7 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
 
 
-def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Upstream:
+def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk) -> Upstream:
     if isinstance(one, ReplicateUpstreamSettings):
         return ReplicateUpstream(
             ReplicateSpec(
@@ -324,6 +357,7 @@ def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Up
                 output_origins=one.output_origins,
             ),
             notes=storage.notes,
+            egress=egress,
         )
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(
@@ -334,14 +368,18 @@ def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Up
                 deadline_s=one.deadline_s,
                 queue_limit=one.queue_limit,
                 revision=one.revision,
+                progress_url=one.progress_url,
+                tells_progress=one.live_progress,
             ),
             memory=storage.notes,
+            desk=desk,
         )
     return LocalCog(
         _local_spec(one),
         environments_dir=settings.data_dir / "envs",
         run_dir=settings.data_dir / "run" / one.name,
         memory=storage.notes,
+        desk=desk,
     )
 
 
@@ -360,6 +398,7 @@ def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
         revision=one.revision,
         simulated_download_s=one.simulated_download_s,
         environment=tuple(sorted(one.environment.items())),
+        tells_progress=one.live_progress,
     )
 
 
@@ -369,6 +408,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    streams = Streams(services)
     files = Files(services, passthrough)
     webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
@@ -383,8 +423,14 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
             Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
         ),
         Route("/files", Endpoint({"POST": files.create, "GET": files.list}, onward)),
-        Route("/files/{id}", Endpoint({"GET": files.get, "DELETE": files.delete}, onward)),
+        Route(
+            "/files/{id}",
+            Endpoint(
+                {"GET": streams.or_else(files.get), "DELETE": streams.or_else(files.delete)}, streams.or_else(onward)
+            ),
+        ),
         Route("/files/{id}/download", Endpoint({"GET": files.download}, onward)),
+        Route("/streams/{id}", Endpoint({}, streams.handle)),
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
@@ -417,10 +463,19 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
+        Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]
-    names = None if services.settings.admin.token is not None else LOOPBACK_NAMES | {services.settings.admin.host}
+    names = None
+    if services.settings.admin.token is None:
+        names = LOOPBACK_NAMES | {services.settings.admin.host} | _progress_names(services.settings)
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, _nowhere))
     return AccessLog(Guard(router, only_names=names), None, log)
+
+
+def _progress_names(settings: Settings) -> set[str]:
+    """Host names under which the operator said that model servers reach the admin listener."""
+    urls = [one.progress_url for one in settings.upstream if one.kind == "cog" and one.progress_url]
+    return {urlsplit(url).hostname or "" for url in urls}
 
 
 async def _nowhere(exchange: Exchange) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.coalescer import Coalescer
@@ -16,12 +16,14 @@ from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
 from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
 from proxy.upstreams.catalog import Catalog
+from proxy.upstreams.news_desk import NewsDesk
 from storage.digest import Scope
 from storage.opening import Storage
 
@@ -33,6 +35,7 @@ class Services:
     Attributes:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
+        desk: where model servers tell how runs go.
         webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
@@ -48,11 +51,14 @@ class Services:
     journal: Journal
     uploads: Uploads
     resumption: Resumption
+    streams: Streams
+    stream_book: StreamBook
     webhook_secrets: WebhookSecrets
     webhook_access: OutputAccess
     courier: Courier
     notices: Notices
     metrics: Metrics
+    desk: NewsDesk
     now: Callable[[], float]
 
     def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:

@@ -265,13 +265,22 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     )
     output_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
-        description="Further origins for outputs, e.g. `http://10.0.0.5:9000`; named here, they may be private.",
+        description="Further origins for outputs and streams, e.g. `http://10.0.0.5:9000`; named here, they may be "
+        "private.",
     )
     input_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
         description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
         "`http://10.0.0.5:9000`. Public https addresses need no naming.",
     )
+
+
+_TELLS_PROGRESS = Field(
+    default=True,
+    description="Whether the model's servers are asked to tell logs and outputs of a run while it goes on (by Cog's "
+    "webhooks). What a run gave is told by its own answer either way. It costs a run some 5 ms: switch it off for a "
+    "model that needs hardly longer.",
+)
 
 
 class CogUpstreamSettings(_UpstreamBase):
@@ -282,6 +291,14 @@ class CogUpstreamSettings(_UpstreamBase):
     slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
     queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
+    live_progress: bool = _TELLS_PROGRESS
+    progress_url: HttpUrl | None = Field(
+        default=None,
+        description="The address under which the servers reach this proxy's admin listener, e.g. "
+        "`http://10.0.0.9:8485`, for their webhooks; whoever reads these on the way can show other logs and outputs of "
+        "a run under way, but nothing of that becomes a result. Default: servers on loopback find it, others are not "
+        "asked.",
+    )
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     input_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
@@ -302,6 +319,7 @@ class LocalUpstreamSettings(_UpstreamBase):
     boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
     queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a copy.")
+    live_progress: bool = _TELLS_PROGRESS
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     simulated_download_s: float = Field(
         default=0.0, ge=0, description="Pretended download of weights before a boot; shown apart, never as part of it."

@@ -30,13 +30,10 @@ from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
+from proxy.engine.streams import Streams
 from storage.digest import Scope
-from storage.records import ResultRecord
+from storage.records import JsonValue, ResultRecord
 from storage.results import ResultStore
-
-CLOCK_TOLERANCE_S = 3600.0
-"""A result that began later than a prediction by more than this is another one that drew the same random number.
-Less may be a clock that was set back; predictions so young are known by ``RecentPredictions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,7 @@ class Predictor:
         recent: RecentPredictions,
         journal: Journal,
         ongoing: Ongoing,
+        streams: Streams,
         notices: Notices,
         cache_enabled: bool,
         now: Callable[[], float],
@@ -80,6 +78,7 @@ class Predictor:
         self._recent = recent
         self._journal = journal
         self._ongoing = ongoing
+        self._streams = streams
         self._notices = notices
         self._cache_enabled = cache_enabled
         self._now = now
@@ -262,7 +261,7 @@ class Predictor:
         if canceled is not None:
             return canceled
         record = await self._results.find_complete(parts.record_id)
-        if record is None or record.scope != scope or parts.created_at < record.created_at - CLOCK_TOLERANCE_S:
+        if record is None or record.scope != scope or not parts.may_name(record.created_at):
             return await self._journal.find(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
         try:
@@ -282,19 +281,22 @@ class Predictor:
             output=output,
             logs=record.logs,
             metrics=record.metrics,
+            stream_url=self._renderer.record_stream_url(own_id, record),
         )
 
     async def view(self, entry: Running) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
+        stream_url = self._streams.url(entry)
         if entry.canceled_at is not None:
-            return _as_canceled(entry)
-        base = _as_begun(entry)
+            return replace(_as_canceled(entry), stream_url=stream_url)
+        base = replace(_as_begun(entry), stream_url=stream_url)
         landed = flight.landed
         if landed is None:
             if progress is None or progress.status == "starting":
                 return base
-            return replace(base, status="processing", started_at=max(progress.at, entry.created_at))
+            started_at = max(progress.at, entry.created_at)
+            return replace(base, status="processing", started_at=started_at, output=await self._output_so_far(entry))
         outcome, output, is_removed = landed.outcome, None, False
         if landed.record is not None:
             try:
@@ -313,24 +315,34 @@ class Predictor:
             completed_at=max(outcome.completed_at, entry.created_at),
         )
 
+    async def _output_so_far(self, entry: Running) -> JsonValue:
+        """As far as it can be shown; ``None`` while nothing can."""
+        partials = entry.flight.partials
+        if partials is None:
+            return None
+        output, files = partials.shown()
+        try:
+            return await self._renderer.fill(output, files, entry.scope)
+        except OutputGone:
+            return None
+
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
-            return self._cancel(entry)
+            self._cancel(entry)
+            return await self.view(entry)
         return await self.find(prediction_id, scope)
 
-    def _cancel(self, entry: Running) -> Prediction:
+    def _cancel(self, entry: Running) -> None:
         """End one prediction before its run."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
-        canceled = _as_canceled(entry)
-        self._journal.cancel(canceled)
+        self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)
         else:
             self._settle(entry)
-        return canceled
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""

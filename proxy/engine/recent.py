@@ -69,9 +69,9 @@ class Running:
         return self.canceled_at is not None or self.flight.has_ended
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait for the end of this prediction, for at most ``timeout_s``."""
+        """Wait until this prediction is over, or its output is whole and here; for at most ``timeout_s``."""
         if not self.has_ended and timeout_s > 0:
-            ends: set[asyncio.Future[Any]] = {self.flight.ending, self.own_end}
+            ends: set[asyncio.Future[Any]] = {self.flight.ending, self.flight.wholeness, self.own_end}
             await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
     def cancel(self, at: float) -> None:
@@ -123,6 +123,10 @@ class RecentPredictions:
         """A prediction that made or shares a run, for its own scope alone."""
         entry = self._running.get(PredictionId(prediction_id))
         return entry if entry is not None and entry.scope == scope else None
+
+    def any_running(self, prediction_id: PredictionId) -> Running | None:
+        """The same for somebody who has proved otherwise that he may see it."""
+        return self._running.get(prediction_id)
 
     def served_input(self, prediction_id: str, scope: Scope) -> JsonObject | None:
         """The input of a prediction that was answered from the store, for its own scope alone."""

@@ -19,14 +19,18 @@ from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import Bypass, Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
+from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs, Identified
+from proxy.engine.hub import Source
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.ongoing import Ongoing, OngoingRun
+from proxy.engine.partials import Partials
 from proxy.engine.renderer import OutputGone, Renderer
+from proxy.engine.streams import Streams
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
 from storage.digest import PredictionKey, RecordId, Scope
 from storage.errors import StorageError
@@ -112,6 +116,7 @@ class Runs:
         gatekeeper: Gatekeeper,
         journal: Journal,
         ongoing: Ongoing,
+        streams: Streams,
         observe_run: RunObserver,
         keeps_text: KeepsText,
         now: Callable[[], float],
@@ -123,6 +128,7 @@ class Runs:
         self._gatekeeper = gatekeeper
         self._journal = journal
         self._ongoing = ongoing
+        self._streams = streams
         self._observe_run = observe_run
         self._keeps_text: KeepsText = keeps_text
         self._now = now
@@ -144,6 +150,9 @@ class Runs:
 
     async def fly(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None = None) -> None:
         """The work of a flight; always ends in ``land``, ``refuse`` or ``set_aside``."""
+        makes_files = output_makes_files(prepared.described.openapi)
+        is_kept = isinstance(prepared.plan, Cached)
+        self._streams.expect(flight, Source(create.upstream, create.credential, is_kept, makes_files))
         try:
             landed = await self._run(flight, create, prepared, taken_up)
         except asyncio.CancelledError:
@@ -175,16 +184,22 @@ class Runs:
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
         outcome: Outcome | Landed
-        if taken_up is None:
-            outcome, prepared = await self._begin(flight, create, prepared)
-        else:
-            outcome = await self._take_up(flight, create, prepared, taken_up)
-        if isinstance(outcome, Landed):
-            return outcome
-        self._observe_run(create.upstream.name, outcome)
-        if outcome.status != "succeeded":
-            return Landed(replace(outcome, output=None), None, is_stored=False)
-        return await self._take_in(flight, create, prepared, outcome)
+        try:
+            if taken_up is None:
+                outcome, prepared = await self._begin(flight, create, prepared)
+            else:
+                outcome = await self._take_up(flight, create, prepared, taken_up)
+            if isinstance(outcome, Landed):
+                return outcome
+            self._observe_run(create.upstream.name, outcome)
+            if outcome.status != "succeeded":
+                return Landed(replace(outcome, output=None), None, is_stored=False)
+            assert flight.partials is not None
+            await flight.partials.settle()
+            return await self._take_in(flight, create, prepared, outcome, flight.partials)
+        finally:
+            if flight.partials is not None:
+                await flight.partials.aclose()
 
     async def _begin(
         self, flight: Flight, create: Create, prepared: Prepared
@@ -203,6 +218,7 @@ class Runs:
         )
         if not material.is_faithful:  # a file has changed since the key was derived
             prepared = replace(prepared, plan=Bypass("unread-file"))
+        self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, material.input, new_execution_id())
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
@@ -211,10 +227,16 @@ class Runs:
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == create.scope:
             return self._found_inside(stored)
+        self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
         if create.upstream.outlives_us:
             return await create.upstream.adopt(job, taken_up.upstream_id, flight.report)
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, taken_up.repeats + 1))
+
+    def _open_partials(self, flight: Flight, create: Create, prepared: Prepared) -> None:
+        """From here on, what the run has given so far is shown."""
+        access, keep = create.upstream.output_access, isinstance(prepared.plan, Cached)
+        flight.partials = Partials(self._ingestor, access, keep=keep, changed=flight.show)
 
     def _job(self, flight: Flight, create: Create, prepared: Prepared, sent: JsonObject, job_id: str) -> Job:
         return Job(
@@ -259,12 +281,14 @@ class Runs:
             return None
         return record
 
-    async def _take_in(self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome) -> Landed:
-        """Store what a successful run gave: blobs first, record last."""
+    async def _take_in(
+        self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome, partials: Partials
+    ) -> Landed:
+        """Store what a successful run gave: blobs first, record last. ``partials``: what is here of it already."""
         access = create.upstream.output_access
         files = plan_output(outcome.output, access)
         wants_store = isinstance(prepared.plan, Cached) and not files.foreign
-        ingested = await self._ingestor.ingest(files, access, keep=wants_store)
+        ingested = await self._ingestor.ingest(files, access, keep=wants_store, known=partials.known)
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),
@@ -282,12 +306,14 @@ class Runs:
             completed_at=outcome.completed_at,
             boot_s=outcome.boot_s,
             upstream_id=outcome.upstream_id,
+            is_streamable=self._streams.is_streamable(flight),
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         is_text_kept = may_keep_text(self._keeps_text, prepared.key_input, outcome.output)
         decision = plan_store(prepared.plan, outcome.status, files, stored_files, is_text_kept=is_text_kept)
         is_stored = False
         if isinstance(decision, Store):
+            record = replace(record, stream_log=await self._streams.keep_log(flight, record))
             try:
                 await self._results.put(record)
                 is_stored = True

@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import orjson
@@ -21,7 +21,7 @@ from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavaila
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.outputs import OutputAccess
 from proxy.core.schemas import InputSchema
-from proxy.upstreams.addresses import EgressRefused, parse_location, parse_origin
+from proxy.upstreams.addresses import EgressRefused, Location, parse_location, parse_origin
 from proxy.upstreams.base import (
     Credential,
     Job,
@@ -35,10 +35,18 @@ from proxy.upstreams.base import (
     UpstreamKind,
     Verdict,
 )
+from proxy.upstreams.egress import Egress
 from proxy.upstreams.http import AiohttpTransport, open_client
 from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
-from proxy.upstreams.replicate_client import CANCEL_TIMEOUT_S, Answer, ReplicateClient, Trouble, authorize
+from proxy.upstreams.replicate_client import (
+    CANCEL_TIMEOUT_S,
+    Answer,
+    Created,
+    ReplicateClient,
+    Trouble,
+    authorize,
+)
 from proxy.upstreams.replicate_documents import (
     DEPLOYMENTS,
     HIDDEN,
@@ -48,6 +56,7 @@ from proxy.upstreams.replicate_documents import (
     progress_of,
 )
 from proxy.upstreams.replicate_schemas import SchemaDesk
+from proxy.upstreams.replicate_streams import StreamOpener
 from proxy.upstreams.replicate_versions import MAX_OPENAPI_BYTES, VersionNotes
 from storage.ports import KeyValue
 from storage.records import JsonObject
@@ -85,6 +94,7 @@ class ReplicateUpstream:
         spec: which API.
         notes: where versions are remembered.
         reads, writes: transports for what may be repeated and what may not; the latter must not keep connections.
+        egress: for streams that are not at the API's own origin; ``None`` = one of its own.
         sleep, clock, now: ways to wait and to tell the time (monotonic, epoch seconds).
 
     Raises:
@@ -98,18 +108,23 @@ class ReplicateUpstream:
         *,
         reads: httpx.AsyncBaseTransport | None = None,
         writes: httpx.AsyncBaseTransport | None = None,
+        egress: Egress | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._spec = spec
-        self._root, self._access = _addresses(spec)
+        api, self._access = _addresses(spec)
+        self._root = f"{api.scheme}://{api.netloc}{api.target}"
         self._versions = VersionNotes(spec.name, notes)
         self._reads = open_client(reads or AiohttpTransport(reuses_connections=True))
         self._writes = open_client(writes or AiohttpTransport(reuses_connections=False))
         self._client = ReplicateClient(self._root, self._reads, self._writes, spec.connect_timeout_s, now)
         self._schemas = SchemaDesk(self._client, self._versions, clock)
         self._relay = Relay(self._root, self._reads, self._writes, spec.connect_timeout_s)
+        self._egress = egress or Egress()
+        self._owns_egress = egress is None
+        self._streams = StreamOpener(api.origin, self._access, self._reads, self._egress, spec.connect_timeout_s)
         self._sleep = sleep
         self._clock = clock
         self._now = now
@@ -176,15 +191,15 @@ class ReplicateUpstream:
     async def _see_through(
         self,
         job: Job,
-        creation: asyncio.Task[JsonObject],
+        creation: asyncio.Task[Created],
         authorization: dict[str, str],
         report: Callable[[Progress], None],
     ) -> Outcome:
         """Follow what ``creation`` gives to its end, and cancel it there if nobody wants it any more."""
         began_at = self._clock()
         try:
-            prediction = await asyncio.shield(creation)
-            return await self._follow(job, prediction, authorization, began_at, report)
+            created = await asyncio.shield(creation)
+            return await self._follow(job, created, authorization, began_at, report)
         except asyncio.CancelledError:
             if creation.done() and job.is_detached():
                 raise
@@ -216,6 +231,10 @@ class ReplicateUpstream:
         body = self._remembering(response.body, f"{asked[1]}/{asked[2]}", asked[3])
         return RelayResponse(response.status, response.headers, body, response.aclose)
 
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        """See ``Upstream.open_stream``. The credential goes to the API's own origin and nowhere else."""
+        return await self._streams.open(url, authorize(credential), last_event_id)
+
     async def remember_version(self, model: str, version: str, document: object) -> None:
         """Learn from the answer to ``GET /models/{owner}/{name}/versions/{id}``; anything else is ignored."""
         if not isinstance(document, dict) or document.get("id") != version:
@@ -243,17 +262,20 @@ class ReplicateUpstream:
             await asyncio.gather(*late, return_exceptions=True)
         await self._reads.aclose()
         await self._writes.aclose()
+        if self._owns_egress:
+            await self._egress.aclose()
 
     async def _follow(
         self,
         job: Job,
-        prediction: JsonObject,
+        created: Created,
         authorization: dict[str, str],
         began_at: float,
         report: Callable[[Progress], None],
     ) -> Outcome:
         """Poll until the prediction has ended."""
-        progress = progress_of(prediction, at=self._now(), waited_s=self._clock() - began_at)
+        prediction = created.prediction
+        progress = self._progress(created, prediction, began_at)
         report(progress)
         if job.target.version and not job.target.is_deployment:
             await self._versions.learn_model(job.target.version, prediction.get("model"))
@@ -268,9 +290,12 @@ class ReplicateUpstream:
                 if not pacing.failed(is_refusal=seen.is_refusal, retry_after_s=seen.retry_after_s):
                     raise seen.error
                 continue
-            pacing.succeeded(has_new_status=seen["status"] != prediction["status"])
+            pacing.succeeded(
+                has_new_status=seen["status"] != prediction["status"],
+                has_new_output=seen.get("output") != prediction.get("output"),
+            )
             prediction = seen
-            news = progress_of(prediction, at=self._now(), waited_s=self._clock() - began_at)
+            news = self._progress(created, prediction, began_at)
             if not is_terminal(prediction) and _is_news(progress, news):
                 progress = news
                 report(news)
@@ -279,16 +304,24 @@ class ReplicateUpstream:
         except ValueError as error:
             raise UpstreamUnavailable(f"The run's result is lost: {error}.") from error
 
-    def _withdraw(self, creation: asyncio.Task[JsonObject], authorization: dict[str, str]) -> asyncio.Task[None]:
+    def _progress(self, created: Created, prediction: JsonObject, began_at: float) -> Progress:
+        return progress_of(
+            prediction,
+            at=self._now(),
+            waited_s=self._clock() - began_at,
+            has_all_files=created.has_all_files,
+        )
+
+    def _withdraw(self, creation: asyncio.Task[Created], authorization: dict[str, str]) -> asyncio.Task[None]:
         """Cancel a run upstream in the background, once its create is answered."""
         task = asyncio.create_task(self._cancel(creation, authorization))
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)
         return task
 
-    async def _cancel(self, creation: asyncio.Task[JsonObject], authorization: dict[str, str]) -> None:
+    async def _cancel(self, creation: asyncio.Task[Created], authorization: dict[str, str]) -> None:
         try:
-            prediction = await creation
+            prediction = (await creation).prediction
         except Exception:  # it was not taken, or nobody knows: there is no id to cancel
             return
         if not is_terminal(prediction):
@@ -306,13 +339,19 @@ class ReplicateUpstream:
                 await self.remember_version(model, version, orjson.loads(passed))
 
 
-async def _unseen(upstream_id: str) -> JsonObject:
+async def _unseen(upstream_id: str) -> Created:
     """A prediction of which only the id is known yet."""
-    return {"id": upstream_id, "status": "starting"}
+    return Created({"id": upstream_id, "status": "starting"})
 
 
 def _is_news(before: Progress, after: Progress) -> bool:
-    return (before.status, before.logs, before.is_booting) != (after.status, after.logs, after.is_booting)
+    return (before.status, before.logs, before.is_booting, before.stream_url, before.output) != (
+        after.status,
+        after.logs,
+        after.is_booting,
+        after.stream_url,
+        after.output,
+    )
 
 
 def _username(answer: Answer) -> str | None:
@@ -323,8 +362,8 @@ def _username(answer: Answer) -> str | None:
     return None
 
 
-def _addresses(spec: ReplicateSpec) -> tuple[str, OutputAccess]:
-    """The API's root without a slash at the end, and from where its outputs come.
+def _addresses(spec: ReplicateSpec) -> tuple[Location, OutputAccess]:
+    """The API's root, its path without a slash at the end, and from where its outputs come.
 
     An API that the operator runs or chose himself may serve outputs from its own origin.
     """
@@ -337,6 +376,4 @@ def _addresses(spec: ReplicateSpec) -> tuple[str, OutputAccess]:
     path = location.target.rstrip("/") or "/v1"
     own = () if location.host == API_HOST else (location.origin,)
     origins = (*own, *map(parse_origin, spec.output_origins))
-    return f"{location.scheme}://{location.netloc}{path}", OutputAccess(
-        spec.output_hosts, tuple(dict.fromkeys(origins))
-    )
+    return replace(location, target=path), OutputAccess(spec.output_hosts, tuple(dict.fromkeys(origins)))

@@ -94,8 +94,20 @@ def is_terminal(prediction: JsonObject) -> bool:
     return prediction["status"] in TERMINAL
 
 
-def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progress:
-    """News from a prediction, ``waited_s`` seconds after its create was answered."""
+def is_answered_early(prediction: JsonObject) -> bool:
+    """Whether the answer to a waiting create that did not run out of time holds the whole output of a run that goes on.
+
+    Source: Replicate's page on sync mode: file models answer as soon as all files exist, "status may still be
+    processing".
+    """
+    return prediction["status"] == "processing" and prediction.get("output") is not None
+
+
+def progress_of(prediction: JsonObject, *, at: float, waited_s: float, has_all_files: bool = False) -> Progress:
+    """News from a prediction, ``waited_s`` seconds after its create was answered.
+
+    ``has_all_files``: its create was answered early, see ``is_answered_early``.
+    """
     status: Literal["starting", "processing"] = "processing" if is_terminal(prediction) else "starting"
     if prediction["status"] == "processing":
         status = "processing"
@@ -105,7 +117,10 @@ def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progre
         logs=_text(prediction.get("logs")),
         is_booting=status == "starting" and waited_s >= WARM_START_S,
         upstream_id=prediction["id"],
-        web_url=_web_url(prediction),
+        web_url=_url(prediction, "web"),
+        stream_url=_url(prediction, "stream"),
+        output=prediction.get("output") if prediction["status"] == "processing" else None,
+        has_all_files=has_all_files and status == "processing",
     )
 
 
@@ -133,7 +148,7 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
         completed_at=completed_at,
         boot_s=boot_s(prediction),
         upstream_id=prediction["id"],
-        web_url=_web_url(prediction),
+        web_url=_url(prediction, "web"),
     )
 
 
@@ -188,7 +203,8 @@ def _numbers(value: object) -> JsonObject:
     }
 
 
-def _web_url(prediction: JsonObject) -> str | None:
+def _url(prediction: JsonObject, name: str) -> str | None:
+    """One of the prediction's ``urls``, where it is one for http."""
     urls = prediction.get("urls")
-    url = urls.get("web") if isinstance(urls, dict) else None
+    url = urls.get(name) if isinstance(urls, dict) else None
     return url if isinstance(url, str) and url.startswith(("https://", "http://")) else None

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
@@ -33,6 +33,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
 from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import Place
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
@@ -70,6 +71,7 @@ class Engine:
         cache_enabled: bool = True,
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
+        heartbeat_s: float = 15.0,
     ) -> None:
         self._options: dict[str, Any] = {
             "base_url": base_url,
@@ -78,6 +80,7 @@ class Engine:
             "cache_enabled": cache_enabled,
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
+            "heartbeat_s": heartbeat_s,
         }
         self.clock = clock or ManualClock()
         # No memory in front of the stores: what a test does to them is seen at once.
@@ -88,6 +91,7 @@ class Engine:
         self.upstream = ScriptedUpstream(self.clock)
         self.spool = Spool(spool_bytes, self.clock)
         self.addresses = AddressBook(self.secrets)
+        self.stream_book = StreamBook(self.secrets)
         self.coalescer = Coalescer()
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
@@ -98,7 +102,14 @@ class Engine:
         self.runs: list[Outcome] = []
         self.spooled = self.left = 0
         self.renderer = Renderer(
-            base_url, output_urls, 2**20, self.addresses, self.storage.blobs, self.spool, memory_bytes=2**20
+            base_url,
+            output_urls,
+            2**20,
+            self.addresses,
+            self.storage.blobs,
+            self.spool,
+            memory_bytes=2**20,
+            streams=self.stream_book,
         )
         self.ingestor = Ingestor(
             self.storage.blobs,
@@ -106,6 +117,18 @@ class Engine:
             self.egress,  # type: ignore[arg-type]
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
+        )
+        mint = IdMint(self.secrets)
+        self.streams = Streams(
+            recent=self.recent,
+            mint=mint,
+            journal=self.journal,
+            results=self.storage.results,
+            blobs=self.storage.blobs,
+            ingestor=self.ingestor,
+            renderer=self.renderer,
+            max_listeners=100,
+            heartbeat_s=heartbeat_s,
         )
         self.uploads = Uploads(self.storage.notes, self.storage.blobs, self.clock)
         self.remote = RemoteFiles(self.egress, self.storage.notes, {})  # type: ignore[arg-type]
@@ -140,6 +163,7 @@ class Engine:
             gatekeeper=self.gatekeeper,
             journal=self.journal,
             ongoing=self.ongoing,
+            streams=self.streams,
             observe_run=lambda name, outcome: self.runs.append(outcome),
             keeps_text="deterministic",
             now=self.clock,
@@ -151,10 +175,11 @@ class Engine:
             renderer=self.renderer,
             file_inputs=self.file_inputs,
             gatekeeper=self.gatekeeper,
-            mint=IdMint(self.secrets),
+            mint=mint,
             recent=self.recent,
             journal=self.journal,
             ongoing=self.ongoing,
+            streams=self.streams,
             notices=self.notices,
             cache_enabled=cache_enabled,
             now=self.clock,
