@@ -10,6 +10,7 @@ class WithoutAccounts:
     """Part of an ``Upstream`` in front of Cog."""
 
     has_accounts = False
+    api_roots: tuple[str, ...] = ()
 
     async def check(self, credential: Credential) -> Verdict:
         """Cog has no accounts to ask."""

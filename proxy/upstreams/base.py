@@ -216,6 +216,14 @@ class Upstream(Protocol):
     @property
     def output_access(self) -> OutputAccess: ...
 
+    @property
+    def api_roots(self) -> tuple[str, ...]:
+        """Addresses under which its API names itself in links, its own root first, no slash at the end.
+
+        ``()`` where there is no API to pass requests on to.
+        """
+        ...
+
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         """What would run for ``target``. Answers from memory where it can: it is on the hit path.
 

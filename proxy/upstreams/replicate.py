@@ -127,6 +127,11 @@ class ReplicateUpstream:
     def output_access(self) -> OutputAccess:
         return self._access
 
+    @property
+    def api_roots(self) -> tuple[str, ...]:
+        """Its root, and the one that Replicate's own answers name, whichever way they came."""
+        return tuple(dict.fromkeys((self._root, f"https://{API_HOST}/v1")))
+
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         """What would run, without asking the API.
 

@@ -49,6 +49,7 @@ class ScriptedUpstream:
     kind: UpstreamKind = "replicate"
     has_accounts: bool = True
     output_access: OutputAccess = field(default_factory=lambda: OutputAccess(("replicate.delivery",)))
+    api_roots: tuple[str, ...] = ("https://api.replicate.com/v1",)
     description: ModelDescription = field(
         default_factory=lambda: ModelDescription("acme/pixel", VERSION, is_pinned=True, schema=None)
     )
