@@ -294,8 +294,12 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
-        Route("/predictions", Endpoint({"POST": predictions.create(in_path=False)}, onward)),
-        Route(model + "/predictions", Endpoint({"POST": predictions.create(in_path=True)}, onward)),
+        Route("/predictions", Endpoint({"POST": predictions.create()}, onward)),
+        Route(model + "/predictions", Endpoint({"POST": predictions.create(in_path="model")}, onward)),
+        Route(
+            "/deployments/{owner}/{name}/predictions",
+            Endpoint({"POST": predictions.create(in_path="deployment")}, onward),
+        ),
         Route("/predictions/{id}", Endpoint({"GET": predictions.get}, onward)),
         Route("/predictions/{id}/cancel", Endpoint({"POST": predictions.cancel}, onward)),
         Route(

@@ -43,6 +43,7 @@ class Prediction:
     is_data_removed: bool = False
     stream_url: str | None = None
     deadline_at: float | None = None
+    deployment: str | None = None
 
     @property
     def is_terminal(self) -> bool:
@@ -81,6 +82,8 @@ def render_prediction(prediction: Prediction, base_url: str) -> bytes:
         "status": prediction.status,
         "created_at": format_time(prediction.created_at),
     }
+    if prediction.deployment is not None:
+        document["deployment"] = prediction.deployment
     if prediction.started_at is not None:
         document["started_at"] = format_time(prediction.started_at)
     if prediction.completed_at is not None:
@@ -104,7 +107,8 @@ class HitTemplate:
 
     def __init__(self, record: ResultRecord, output: JsonValue, links: str, base_url: str) -> None:
         """Args: ``output`` as the client will see it; ``links`` the ``Link`` header that goes with it."""
-        head = orjson.dumps({"model": record.model, "version": record.version})
+        deployment = {"deployment": record.deployment} if record.deployment is not None else {}
+        head = orjson.dumps({"model": record.model, "version": record.version, **deployment})
         body = orjson.dumps(
             {
                 "logs": record.logs,

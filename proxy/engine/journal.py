@@ -64,6 +64,7 @@ class Journal:
         row: JsonObject = {
             "model": prediction.model,
             "version": prediction.version,
+            "deployment": prediction.deployment,
             "created_at": prediction.created_at,
             "completed_at": prediction.completed_at,
             "logs": prediction.logs,
@@ -85,6 +86,7 @@ class Journal:
             started_at=row["created_at"],
             completed_at=row["completed_at"],
             logs=row["logs"],
+            deployment=row.get("deployment"),
         )
 
     async def find(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction | None:
@@ -106,6 +108,7 @@ class Journal:
             logs=row.get("logs", ""),
             metrics=row.get("metrics", {}),
             is_data_removed=status == "succeeded",
+            deployment=row.get("deployment"),
         )
 
     async def drain(self) -> None:
@@ -135,4 +138,10 @@ def _run(record_id: RecordId) -> str:
 
 
 def _about(scope: Scope, described: ModelDescription, at: float) -> JsonObject:
-    return {"scope": scope.hex(), "model": described.model, "version": described.version, "created_at": at}
+    return {
+        "scope": scope.hex(),
+        "model": described.model,
+        "version": described.version,
+        "deployment": described.deployment,
+        "created_at": at,
+    }

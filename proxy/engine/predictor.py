@@ -26,6 +26,7 @@ from proxy.engine.journal import Journal
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, RunObserver, Runs
+from proxy.upstreams.base import DEPLOYMENTS
 from storage.digest import Scope
 from storage.records import ResultRecord
 from storage.results import ResultStore
@@ -85,6 +86,8 @@ class Predictor:
         """
         upstream = create.upstream
         described = await upstream.describe(create.target, create.credential)
+        if create.target.is_deployment:
+            described = replace(described, deployment=create.target.model)
         sent = key_input = create.given
         if described.schema is not None:
             if upstream.kind == "replicate":
@@ -101,6 +104,8 @@ class Predictor:
         if isinstance(plan, Cached):
             # A version of a Replicate API names its model by itself, and a request may give the version alone.
             model = "" if upstream.kind == "replicate" and described.is_pinned else described.model
+            if described.deployment is not None:
+                model = f"{DEPLOYMENTS}{described.deployment}"
             key = derive_key(KeyIngredients(create.scope, upstream.name, model, described.version, key_input))
         return Prepared(described, plan, sent, key_input, key)
 
@@ -135,6 +140,7 @@ class Predictor:
             flight=flight,
             plan=prepared.plan,
             is_follower=is_follower,
+            deployment=prepared.described.deployment,
         )
         self._recent.add(entry)
         return entry
@@ -211,6 +217,7 @@ class Predictor:
             output=output,
             logs=record.logs,
             metrics=record.metrics,
+            deployment=record.deployment,
         )
 
     async def view(self, entry: Running) -> Prediction:
@@ -218,13 +225,14 @@ class Predictor:
         flight, progress = entry.flight, entry.flight.progress
         base = Prediction(
             id=entry.id,
-            model=entry.model,
+            model=(progress.model if progress else None) or entry.model,
             version=entry.version,
             input=entry.input,
             status="starting",
             created_at=entry.created_at,
             web_url=progress.web_url if progress else None,
             logs=progress.logs if progress else "",
+            deployment=entry.deployment,
         )
         if entry.canceled_at is not None:
             return replace(base, status="canceled", completed_at=entry.canceled_at, started_at=entry.created_at)
@@ -235,6 +243,7 @@ class Predictor:
             return replace(base, status="processing", started_at=max(progress.at, entry.created_at))
         outcome, output, is_removed = landed.outcome, None, False
         if landed.record is not None:
+            base = replace(base, model=landed.record.model)
             try:
                 output = await self._renderer.output(landed.record, landed.left_urls)
             except OutputGone:

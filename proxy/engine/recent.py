@@ -33,6 +33,7 @@ class Running:
     """A prediction that made or shares a run; it stays here after the run has ended.
 
     Attributes:
+        model: as it was known when the run began; the run itself may tell better.
         plan: how it used the cache.
         is_follower: it joined a run that another request had caused.
         canceled_at: epoch seconds at which its client cancelled it, and it alone.
@@ -49,6 +50,7 @@ class Running:
     plan: LookupPlan
     is_follower: bool
     canceled_at: float | None = None
+    deployment: str | None = None
 
 
 class RecentPredictions:

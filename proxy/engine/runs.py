@@ -133,8 +133,9 @@ class Runs:
                 return
             landed = self._ended_badly(flight, "failed", f"the proxy failed: {type(error).__name__}")
         flight.land(landed)
+        described = _told(prepared.described, flight.progress)
         self._journal.ended(
-            flight.record_id, create.scope, prepared.described, flight.started_at, landed.outcome, landed.is_stored
+            flight.record_id, create.scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared) -> Landed:
@@ -161,7 +162,8 @@ class Runs:
         def report(progress: Progress) -> None:
             if not flight.was_accepted:
                 self._gatekeeper.accept(create.scope)
-                self._journal.started(flight.record_id, create.scope, prepared.described, flight.started_at)
+                described = _told(prepared.described, progress)
+                self._journal.started(flight.record_id, create.scope, described, flight.started_at)
             flight.report(progress)
 
         outcome = await create.upstream.run(job, report)
@@ -196,7 +198,7 @@ class Runs:
             key=prepared.key or PredictionKey(bytes(32)),
             scope=create.scope,
             upstream=create.upstream.name,
-            model=prepared.described.model,
+            model=outcome.model or prepared.described.model,
             version=prepared.described.version,
             input=prepared.key_input,
             output=substitute(outcome.output, [(file.path, None) for file in ingested.files]),
@@ -208,6 +210,7 @@ class Runs:
             completed_at=outcome.completed_at,
             boot_s=outcome.boot_s,
             upstream_id=outcome.upstream_id,
+            deployment=prepared.described.deployment,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         decision = plan_store(prepared.plan, outcome.status, files, stored_files)
@@ -249,3 +252,8 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def _told(described: ModelDescription, progress: Progress | None) -> ModelDescription:
+    """``described`` with the model that the run itself tells."""
+    return replace(described, model=progress.model) if progress is not None and progress.model else described

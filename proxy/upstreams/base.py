@@ -18,6 +18,10 @@ from storage.records import JsonObject, JsonValue
 
 UpstreamKind = Literal["replicate", "cog", "local"]
 
+DEPLOYMENTS = "deployments/"
+"""What stands before a deployment's ``owner/name`` where a model's name is asked for. With three parts it is no model's
+name, so the two are namespaces of their own: the version behind a deployment changes silently."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -52,11 +56,12 @@ class ModelDescription:
     """What an upstream says of the model that a job would run on.
 
     Attributes:
-        model: ``"owner/name"`` as predictions will show it.
+        model: ``"owner/name"`` as predictions will show it, unless the run itself tells another.
         version: the version that will run: 64 hex digits, or ``"hidden"`` where the upstream does not tell.
         is_pinned: ``version`` names one fixed build, so a result never grows old.
         schema: the input schema of exactly that version, or ``None`` when it is not known.
         openapi: the whole OpenAPI document behind ``schema``, for the model and version look-ups.
+        deployment: ``"owner/name"`` of the deployment that was asked.
     """
 
     model: str
@@ -64,6 +69,7 @@ class ModelDescription:
     is_pinned: bool
     schema: InputSchema | None
     openapi: JsonObject | None = None
+    deployment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Progress:
         output: the output so far, ``None`` while there is none; files under the upstream's own URLs.
         has_all_files: the output is whole although the run has not ended: the upstream answered a waiting create so.
         stream_url: where the upstream streams the run, if it does.
+        model: ``"owner/name"`` as the upstream says it of this very run: what stands behind a deployment may change.
     """
 
     status: Literal["starting", "processing"]
@@ -111,6 +118,7 @@ class Progress:
     output: JsonValue = None
     has_all_files: bool = False
     stream_url: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,7 @@ class Outcome:
         download_s: seconds of simulated weight download, never part of ``boot_s``.
         upstream_id: the upstream's own prediction id, if it has one.
         attempts: how many times the model was asked (2 = retried once elsewhere).
+        model: see ``Progress``.
     """
 
     status: Literal["succeeded", "failed", "canceled", "aborted"]
@@ -142,6 +151,7 @@ class Outcome:
     upstream_id: str | None = None
     web_url: str | None = None
     attempts: int = 1
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavaila
 from proxy.core.outputs import OutputAccess
 from proxy.upstreams.addresses import EgressRefused, parse_location, parse_origin
 from proxy.upstreams.base import (
+    DEPLOYMENTS,
     Credential,
     Job,
     ModelDescription,
@@ -38,7 +39,6 @@ from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
 from proxy.upstreams.replicate_client import CANCEL_TIMEOUT_S, Answer, ReplicateClient, Trouble, authorize
 from proxy.upstreams.replicate_documents import (
-    DEPLOYMENTS,
     HIDDEN,
     check_names,
     is_terminal,
@@ -143,7 +143,8 @@ class ReplicateUpstream:
         """
         check_names(target)
         if target.is_deployment:
-            return ModelDescription(f"{DEPLOYMENTS}{target.model}", HIDDEN, is_pinned=False, schema=None)
+            name = f"{DEPLOYMENTS}{target.model}"
+            return ModelDescription(name, HIDDEN, is_pinned=False, schema=None, deployment=target.model)
         if target.version is None:
             return ModelDescription(target.model, HIDDEN, is_pinned=False, schema=None)
         known = await self._versions.recall(target.version)

@@ -21,10 +21,6 @@ from proxy.core.requests import DEFAULT_WAIT_S, is_slug
 from proxy.upstreams.base import Job, ModelTarget, Outcome, Progress
 from storage.records import JsonObject
 
-DEPLOYMENTS = "deployments/"
-"""What stands before a deployment's ``owner/name`` where a model's name is asked for. With three parts it is no model's
-name, so the two are namespaces of their own: the version behind a deployment changes silently."""
-
 HIDDEN = "hidden"
 """Replicate's word for the version of a model that does not tell it."""
 
@@ -37,6 +33,7 @@ MAX_RETRY_AFTER_S = 60.0
 """Longest pause between two polls that the API can ask for."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MODEL = re.compile(r"[A-Za-z0-9._-]{1,128}/[A-Za-z0-9._-]{1,128}")
 
 
 def check_names(target: ModelTarget) -> None:
@@ -106,6 +103,7 @@ def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progre
         is_booting=status == "starting" and waited_s >= WARM_START_S,
         upstream_id=prediction["id"],
         web_url=_web_url(prediction),
+        model=_model(prediction),
     )
 
 
@@ -134,6 +132,7 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
         boot_s=boot_s(prediction),
         upstream_id=prediction["id"],
         web_url=_web_url(prediction),
+        model=_model(prediction),
     )
 
 
@@ -186,6 +185,11 @@ def _numbers(value: object) -> JsonObject:
         for name, number in given
         if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
     }
+
+
+def _model(prediction: JsonObject) -> str | None:
+    model = prediction.get("model")
+    return model if isinstance(model, str) and _MODEL.fullmatch(model) else None
 
 
 def _web_url(prediction: JsonObject) -> str | None:

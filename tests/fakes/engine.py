@@ -141,13 +141,14 @@ class Engine:
         cache_control: str | None = None,
         upstream: Upstream | None = None,
         wants_s: float = 0.0,
+        target: ModelTarget | None = None,
     ) -> Create:
         """A create request, resolved."""
         asked = upstream or self.upstream
         credential = Credential(token) if token is not None else None
         return Create(
             upstream=asked,
-            target=ModelTarget("acme", "pixel"),
+            target=target or ModelTarget("acme", "pixel"),
             given={"prompt": "a red fox"} if given is None else given,
             credential=credential,
             scope=self.gatekeeper.scope_of(asked, credential),

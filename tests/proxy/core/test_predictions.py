@@ -69,14 +69,14 @@ def rendered(one: Prediction) -> dict[str, Any]:
     output=json_values,
     logs=text,
     numbers=metrics,
-    names=st.tuples(text, text),
+    names=st.tuples(text, text, st.none() | text),
     at=times,
     base=st.sampled_from(["http://127.0.0.1:8484", BASE, 'https://odd.example/a"b\\c']),
 )
 def test_hit_from_a_template_is_the_document_that_rendering_gives(
-    given_input: Any, output: Any, logs: str, numbers: Any, names: tuple[str, str], at: float, base: str
+    given_input: Any, output: Any, logs: str, numbers: Any, names: tuple[str, str, str | None], at: float, base: str
 ) -> None:
-    record = sample_record(model=names[0], version=names[1], logs=logs, metrics=numbers)
+    record = sample_record(model=names[0], version=names[1], deployment=names[2], logs=logs, metrics=numbers)
     filled = HitTemplate(record, output, "", base).fill(ID, orjson.dumps(given_input), at)
     whole = render_prediction(
         Prediction(
@@ -91,6 +91,7 @@ def test_hit_from_a_template_is_the_document_that_rendering_gives(
             output=output,
             logs=logs,
             metrics=numbers,
+            deployment=names[2],
         ),
         base,
     )

@@ -17,7 +17,7 @@ from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import UPSTREAM_WAIT_MAX_S
-from proxy.upstreams.base import Job, ModelDescription, Verdict
+from proxy.upstreams.base import Job, ModelDescription, ModelTarget, UpstreamKind, Verdict
 from storage.digest import RecordId, hash_bytes
 from storage.errors import StorageUnavailable
 from tests.fakes.engine import BASE, OTHER_TOKEN, TOKEN, Engine, png
@@ -99,6 +99,57 @@ async def test_other_input_is_another_run() -> None:
         assert isinstance(hit, Hit)
         digests.append(hit.record.files[0].blob.digest)
     assert digests == [hash_bytes(png("red")), hash_bytes(png("blue"))]
+
+
+LIVE = ModelTarget("acme", "live", is_deployment=True)
+
+
+async def test_deployment_is_told_on_a_miss_a_hit_and_later_with_the_model_that_ran() -> None:
+    engine = Engine()
+    engine.upstream.description = ModelDescription("deployments/acme/live", "hidden", is_pinned=False, schema=None)
+    engine.upstream.told_model, engine.upstream.gate = "acme/pixel", asyncio.Event()
+    running = await engine.create(target=LIVE)
+    assert isinstance(running, Running)
+    seen = [await shown(engine, running)]
+    engine.upstream.gate.set()
+    await running.flight.finished(10)
+    seen.append(await shown(engine, running))
+    engine.upstream.told_model = "acme/changed-since"
+    hit = await engine.create(target=LIVE)
+    assert isinstance(hit, Hit)
+    assert (document(hit)["model"], document(hit)["deployment"]) == ("acme/pixel", "acme/live")
+    engine = await engine.restarted()
+    for prediction_id in (running.id, hit.id):
+        one = await found(engine, prediction_id)
+        assert one is not None
+        seen.append(one)
+    assert {(one.model, one.deployment) for one in seen} == {("acme/pixel", "acme/live")}
+
+
+@pytest.mark.parametrize("kind", ["replicate", "cog"])
+async def test_deployment_and_model_of_one_name_share_nothing(kind: UpstreamKind) -> None:
+    engine = Engine()
+    engine.upstream.kind = kind
+    await engine.run(target=ModelTarget("acme", "live"))
+    assert isinstance(await engine.create(target=LIVE), Running)
+    assert len(engine.upstream.jobs) == 2
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+async def test_run_of_a_deployment_that_was_not_stored_still_tells_it(status: str) -> None:
+    engine = Engine()
+    engine.upstream.told_model, engine.upstream.status = "acme/pixel", status
+    entry = await engine.run(target=LIVE)
+    one = await found(await engine.restarted(), entry.id)
+    assert one is not None
+    assert (one.status, one.model, one.deployment) == (status, "acme/pixel", "acme/live")
+
+
+async def test_model_of_a_bare_version_is_the_one_that_the_run_tells() -> None:
+    engine = Engine()
+    engine.upstream.description = ModelDescription("", VERSION, is_pinned=True, schema=None)
+    engine.upstream.told_model = "acme/pixel"
+    assert (await shown(engine, await engine.run())).model == "acme/pixel"
 
 
 @pytest.mark.parametrize(
