@@ -23,6 +23,7 @@ from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
@@ -154,6 +155,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
             await upstream.aclose()
         await egress.aclose()
         await services.journal.drain()
+        await services.history.drain()
         await storage.aclose()
 
     return Application(
@@ -175,6 +177,7 @@ def _services(
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
     journal = Journal(storage.ledger)
+    history = History(storage.ledger, time.time)
     gatekeeper = Gatekeeper(
         secrets,
         [token.get_secret_value() for token in settings.auth.tokens],
@@ -200,6 +203,7 @@ def _services(
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
         journal=journal,
+        history=history,
         cache_enabled=settings.cache.enabled,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         now=time.time,
@@ -215,6 +219,7 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
+        history=history,
         metrics=metrics,
         now=time.time,
     )

@@ -9,6 +9,7 @@ from proxy.core.addresses import AddressBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
 from proxy.engine.spool import Spool
@@ -39,6 +40,7 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    history: History
     metrics: Metrics
     now: Callable[[], float]
 

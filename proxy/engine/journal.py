@@ -20,7 +20,8 @@ from storage.errors import StorageError
 from storage.ports import KeyValue
 from storage.records import JsonObject
 
-KEEP_S = 7 * 86_400.0
+KEEP_S = 30 * 86_400.0
+"""As long as a prediction is listed, so that a list tells how each of them ended."""
 
 INTERRUPTED = "Hotplate was restarted while this prediction was running; create it again."
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import orjson
 
 from proxy.core.errors import InputInvalid, UpstreamRefused
-from proxy.core.ids import IdMint, PredictionId
+from proxy.core.ids import IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.policy import Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
@@ -21,12 +21,13 @@ from proxy.core.schemas import normalise_input
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.history import History, Label
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, RunObserver, Runs
-from proxy.upstreams.base import DEPLOYMENTS
+from proxy.upstreams.base import DEPLOYMENTS, HIDDEN
 from storage.digest import Scope
 from storage.records import ResultRecord
 from storage.results import ResultStore
@@ -62,6 +63,7 @@ class Predictor:
         mint: IdMint,
         recent: RecentPredictions,
         journal: Journal,
+        history: History,
         cache_enabled: bool,
         observe_run: RunObserver,
         now: Callable[[], float],
@@ -73,6 +75,7 @@ class Predictor:
         self._mint = mint
         self._recent = recent
         self._journal = journal
+        self._history = history
         self._cache_enabled = cache_enabled
         self._now = now
         self._runs = Runs(results, ingestor, renderer, file_inputs, gatekeeper, journal, observe_run, now)
@@ -143,6 +146,9 @@ class Predictor:
             deployment=prepared.described.deployment,
         )
         self._recent.add(entry)
+        progress = None if is_follower else flight.progress
+        label = Label((progress and progress.model) or entry.model, entry.version, entry.deployment)
+        self._history.add(create.scope, entry.id, now, label, progress.upstream_id if progress else None)
         return entry
 
     async def _look_up(self, create: Create, prepared: Prepared) -> Hit | None:
@@ -165,6 +171,8 @@ class Predictor:
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
         self._recent.add_served(prediction_id, create.scope, input_json, now)
+        label = Label(record.model, record.version, record.deployment)
+        self._history.add(create.scope, prediction_id, now, label)
         return Hit(prediction_id, record, template, input_json, now)
 
     def _join_or_lead(self, create: Create, prepared: Prepared, now: float) -> tuple[Flight, bool]:
@@ -185,12 +193,15 @@ class Predictor:
         return self._mint.read(prediction_id, scope) is not None
 
     async def find(self, prediction_id: str, scope: Scope) -> Prediction | None:
-        """The prediction as it is now, or ``None`` when this scope has none of that id here."""
+        """The prediction as it is now, or ``None`` when this scope has none of that id here.
+
+        One of which nothing is left but its id is shown as Replicate shows one whose data were removed.
+        """
         entry = self._recent.running(prediction_id, scope)
         if entry is not None:
             return await self.view(entry)
         parts = self._mint.read(prediction_id, scope)
-        if parts is None:
+        if parts is None or parts.created_at > self._now() + CLOCK_TOLERANCE_S:
             return None
         own_id = PredictionId(prediction_id)
         canceled = await self._journal.canceled(own_id)
@@ -198,12 +209,12 @@ class Predictor:
             return canceled
         record = await self._results.find_complete(parts.record_id)
         if record is None or record.scope != scope or parts.created_at < record.created_at - CLOCK_TOLERANCE_S:
-            return await self._journal.find(own_id, parts, scope)
+            return await self._without_result(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
         try:
             output = await self._renderer.output(record)
         except OutputGone:
-            return await self._journal.find(own_id, parts, scope)
+            return await self._without_result(own_id, parts, scope)
         own_input = self._recent.served_input(prediction_id, scope)
         return Prediction(
             id=own_id,
@@ -218,6 +229,25 @@ class Predictor:
             logs=record.logs,
             metrics=record.metrics,
             deployment=record.deployment,
+        )
+
+    async def _without_result(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction:
+        found = await self._journal.find(prediction_id, parts, scope)
+        if found is not None:
+            return found
+        entry = await self._history.find(scope, prediction_id)
+        label = entry.label if entry is not None else Label("", HIDDEN)
+        return Prediction(
+            id=prediction_id,
+            model=label.model,
+            version=label.version,
+            input={},
+            status="succeeded",
+            created_at=parts.created_at,
+            started_at=parts.created_at,
+            completed_at=parts.created_at,
+            is_data_removed=True,
+            deployment=label.deployment,
         )
 
     async def view(self, entry: Running) -> Prediction:

@@ -22,6 +22,9 @@ DEPLOYMENTS = "deployments/"
 """What stands before a deployment's ``owner/name`` where a model's name is asked for. With three parts it is no model's
 name, so the two are namespaces of their own: the version behind a deployment changes silently."""
 
+HIDDEN = "hidden"
+"""Replicate's word for the version of a model that does not tell it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:

@@ -22,6 +22,7 @@ from proxy.core.outputs import OutputAccess
 from proxy.upstreams.addresses import EgressRefused, parse_location, parse_origin
 from proxy.upstreams.base import (
     DEPLOYMENTS,
+    HIDDEN,
     Credential,
     Job,
     ModelDescription,
@@ -39,7 +40,6 @@ from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
 from proxy.upstreams.replicate_client import CANCEL_TIMEOUT_S, Answer, ReplicateClient, Trouble, authorize
 from proxy.upstreams.replicate_documents import (
-    HIDDEN,
     check_names,
     is_terminal,
     outcome_of,

@@ -21,9 +21,6 @@ from proxy.core.requests import DEFAULT_WAIT_S, is_slug
 from proxy.upstreams.base import Job, ModelTarget, Outcome, Progress
 from storage.records import JsonObject
 
-HIDDEN = "hidden"
-"""Replicate's word for the version of a model that does not tell it."""
-
 WARM_START_S = 3.0
 """A run that started within this time found a warm model: an order of magnitude between the queue of a warm model
 (under a second in recorded answers) and the shortest boots known (tens of seconds). Replicate: starting "longer than a

@@ -14,6 +14,7 @@ from proxy.core.secrets import Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Hit, Predictor
@@ -75,6 +76,7 @@ class Engine:
         self.addresses = AddressBook(self.secrets)
         self.coalescer = Coalescer()
         self.journal = Journal(self.storage.ledger)
+        self.history = History(self.storage.ledger, self.clock)
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
         self.recent = RecentPredictions(self.clock)
         self.runs: list[Outcome] = []
@@ -106,6 +108,7 @@ class Engine:
             mint=IdMint(self.secrets),
             recent=self.recent,
             journal=self.journal,
+            history=self.history,
             cache_enabled=cache_enabled,
             observe_run=lambda name, outcome: self.runs.append(outcome),
             now=self.clock,
@@ -129,6 +132,7 @@ class Engine:
     async def restarted(self, **options: Any) -> Engine:
         """A new process over the same stores, clock and secret; memory is empty, runs on their way are lost."""
         await self.journal.drain()
+        await self.history.drain()
         results = ResultStore(self.storage.actions, self.storage.blobs, self.storage.counters, memory_bytes=0)
         storage = replace(self.storage, results=results)
         return Engine(storage=storage, clock=self.clock, **{**self._options, **options})

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from proxy.core.errors import InputInvalid, Overloaded, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
+from proxy.core.ids import IdMint
 from proxy.core.policy import UNPINNED_TTL_S, Bypass, Cached
 from proxy.core.predictions import Prediction, render_prediction
 from proxy.core.schemas import parse_schema
@@ -1106,3 +1107,69 @@ async def test_neither_token_nor_prompt_nor_address_goes_into_the_log() -> None:
     assert len(lines) >= 2
     for word in (TOKEN, "secret prompt", "secret-address"):
         assert word not in repr(lines)
+
+
+# -- what lists are made of ----------------------------------------------------------------------------
+
+
+async def test_leader_stands_for_the_upstreams_run_and_followers_and_hits_stand_beside_it() -> None:
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    leader = await engine.create()
+    engine.clock.advance(1)
+    follower = await engine.create()
+    assert isinstance(leader, Running)
+    assert isinstance(follower, Running)
+    engine.upstream.gate.set()
+    await leader.flight.finished(10)
+    engine.clock.advance(1)
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    scope = engine.request().scope
+    for history in (engine.history, (await engine.restarted()).history):
+        entries = await history.entries(scope)
+        assert [(one.id, one.upstream_id) for one in entries] == [
+            (hit.id, None),
+            (follower.id, None),
+            (leader.id, "up-1"),
+        ]
+    assert await engine.history.entries(engine.request(token=OTHER_TOKEN).scope) == []
+
+
+async def test_request_that_was_refused_is_not_listed() -> None:
+    engine = Engine()
+    engine.upstream.refusal = UpstreamRefused(422, [], b"{}")
+    with pytest.raises(UpstreamRefused):
+        await engine.create()
+    assert await engine.history.entries(engine.request().scope) == []
+
+
+async def test_prediction_of_which_nothing_is_left_is_shown_as_removed() -> None:
+    engine = Engine()
+    entry = await engine.run()
+    engine.clock.advance(2)
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    engine = await engine.restarted()
+    await engine.actions.remove(hit.record.key)
+    for row, _ in await engine.ledger.scan("run:"):
+        await engine.ledger.remove(row)
+    for one_id, created_at in ((entry.id, entry.created_at), (hit.id, hit.created_at)):
+        one = await found(engine, one_id)
+        assert one is not None
+        assert (one.status, one.is_data_removed, one.output, one.input) == ("succeeded", True, None, {})
+        assert (one.model, one.version, one.created_at) == ("acme/pixel", VERSION, created_at)
+        assert await canceled(engine, one_id) == one
+        assert await found(engine, one_id, OTHER_TOKEN) is None
+    for row, _ in await engine.ledger.scan("history:"):
+        await engine.ledger.remove(row)
+    one = await found(await engine.restarted(), hit.id)
+    assert one is not None
+    assert (one.status, one.is_data_removed, one.version) == ("succeeded", True, "hidden")
+
+
+async def test_id_from_the_future_is_nobodys() -> None:
+    engine = Engine()
+    scope = engine.request().scope
+    forged = IdMint(engine.secrets).mint(RecordId(7), scope, engine.clock() + 86_400)
+    assert await found(engine, forged) is None
