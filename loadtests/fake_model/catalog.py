@@ -1,86 +1,48 @@
-"""The models on offer: their schemas, and what they make of an input."""
+"""The models on offer, and their schemas.
+
+========== ======================================== ==========================
+what       official                                 community (with a version)
+========== ======================================== ==========================
+pictures   acme/pixel                               painters/brush
+one file   acme/single                              painters/pencil
+an object  acme/nested                              painters/fresco
+img2img    acme/restyle                             painters/retouch
+growing    acme/gallery                             painters/album
+text       acme/writer (streams), acme/teller,      painters/poet (streams)
+           acme/caption (one string)
+slow       acme/slow                                painters/sloth
+failing    acme/failing                             painters/clumsy
+large      acme/film                                painters/reel
+========== ======================================== ==========================
+"""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
 
-from loadtests.fake_model.pictures import MAX_SIDE, draw_png
-
-JsonObject = dict[str, Any]
+from loadtests.fake_model import making
+from loadtests.fake_model.kinds import FORMATS as FORMATS
+from loadtests.fake_model.kinds import File as File
+from loadtests.fake_model.kinds import JsonObject as JsonObject
+from loadtests.fake_model.kinds import Model as Model
+from loadtests.fake_model.kinds import ModelError as ModelError
+from loadtests.fake_model.pictures import MAX_SIDE
 
 HARDWARE = [{"name": "CPU", "sku": "cpu"}, {"name": "Nvidia T4 GPU", "sku": "gpu-t4"}]
 
-
-@dataclass(frozen=True, slots=True)
-class File:
-    """A file in an output, before it has an address."""
-
-    name: str
-    content: bytes
-    content_type: str = "image/png"
-
-
-class ModelError(Exception):
-    """The model's own failure; its text becomes the prediction's ``error``."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """One model.
-
-    Attributes:
-        version: 64 hex digits; an official model has one, too, but does not tell it.
-        make: output for ``(input, seed)``, with ``File`` where an address will stand.
-        run_s: seconds that a run takes; ``None``: what the input's ``seconds`` says.
-    """
-
-    owner: str
-    name: str
-    is_official: bool
-    make: Callable[[JsonObject, int], Any]
-    properties: JsonObject
-    required: tuple[str, ...] = ("prompt",)
-    output: JsonObject | None = None
-    run_s: float | None = 0.02
-
-    @property
-    def full_name(self) -> str:
-        return f"{self.owner}/{self.name}"
-
-    @property
-    def version(self) -> str:
-        return hashlib.sha256(self.full_name.encode()).hexdigest()
-
-    @property
-    def input_schema(self) -> JsonObject:
-        return {"type": "object", "title": "Input", "required": list(self.required), "properties": self.properties}
-
-    def openapi(self) -> JsonObject:
-        """The document that a version carries, in the form that Cog writes."""
-        schemas = {
-            "Input": self.input_schema,
-            "Output": self.output or {"type": "array", "items": {"type": "string", "format": "uri"}, "title": "Output"},
-            "output_format": FORMATS,
-        }
-        return {
-            "openapi": "3.0.2",
-            "info": {"title": "Cog", "version": "0.1.0"},
-            "paths": {"/predictions": {"post": {"summary": "Predict", "operationId": "predict_predictions_post"}}},
-            "components": {"schemas": schemas},
-        }
-
-
-FORMATS: JsonObject = {"title": "output_format", "description": "An enumeration.", "type": "string", "enum": ["png"]}
+MAX_FILM_BYTES = 512 << 20
 
 _PROMPT = {"type": "string", "title": "Prompt", "description": "What to draw", "x-order": 0}
 _SEED = {"type": "integer", "title": "Seed", "description": "Random when left out", "nullable": True, "x-order": 1}
+_FAIL_AT = {"type": "integer", "title": "Fail At", "description": "Fails at that part", "nullable": True}
 
 
 def _number(title: str, default: float, least: float, most: float, kind: str = "integer") -> JsonObject:
     return {"type": kind, "title": title, "default": default, "minimum": least, "maximum": most}
+
+
+def _file(title: str, **more: object) -> JsonObject:
+    return {"type": "string", "format": "uri", "title": title, **more}
 
 
 _PICTURE: JsonObject = {
@@ -93,54 +55,133 @@ _PICTURE: JsonObject = {
     "go_fast": {"type": "boolean", "title": "Go Fast", "default": True},
     "output_format": {"allOf": [{"$ref": "#/components/schemas/output_format"}], "default": "png"},
 }
-_URI: JsonObject = {"type": "string", "format": "uri", "title": "Output"}
-
-
-def _picture(given: JsonObject, seed: int, index: int = 0) -> File:
-    look = (given["prompt"], seed, index, given.get("guidance", 3.5), given.get("go_fast", True))
-    return File(f"out-{index}.png", draw_png(repr(look), given.get("width", 32), given.get("height", 32)))
-
-
-def _pictures(given: JsonObject, seed: int) -> list[File]:
-    return [_picture(given, seed, index) for index in range(given.get("num_outputs", 1))]
-
-
-def _nested(given: JsonObject, seed: int) -> JsonObject:
-    preview, full = _picture(given, seed), _picture(given, seed, 1)
-    return {"images": [{"preview": preview, "full": full}], "seed": seed, "note": "not a file"}
-
-
-def _tell(given: JsonObject, seed: int) -> list[str]:
-    return [f"{word} " for word in str(given["prompt"]).split()]
-
-
-def _fail(given: JsonObject, seed: int) -> None:
-    raise ModelError("CUDA out of memory")
-
-
+_GALLERY: JsonObject = {
+    **_PICTURE,
+    "num_outputs": _number("Num Outputs", 3, 1, 8),
+    "interval": _number("Seconds between two files", 0.05, 0, 60, "number"),
+    "answers_early": {
+        "type": "boolean",
+        "title": "Answers Early",
+        "description": "A waiting create answers, still processing, when all files exist",
+        "default": False,
+    },
+    "linger": _number("Seconds from the last file to the end", 0.0, 0, 60, "number"),
+    "fail_at": _FAIL_AT,
+}
+_TEXT: JsonObject = {
+    "prompt": _PROMPT,
+    "seed": _SEED,
+    "max_tokens": _number("Max Tokens", 12, 1, 4096),
+    "interval": _number("Seconds between two words", 0.01, 0, 60, "number"),
+    "fail_at": _FAIL_AT,
+}
+_RESTYLE: JsonObject = {
+    "image": _file("Image", **{"x-order": 0}),
+    "prompt": {"type": "string", "title": "Prompt", "default": "", "x-order": 1},
+    "mask": _file("Mask", nullable=True),
+    "references": {"type": "array", "title": "References", "items": _file("Reference"), "default": []},
+    "width": _number("Width", 32, 1, MAX_SIDE),
+    "height": _number("Height", 32, 1, MAX_SIDE),
+}
+_FILM: JsonObject = {
+    "prompt": _PROMPT,
+    "seed": _SEED,
+    "size_bytes": _number("Size Bytes", 1 << 20, 32, MAX_FILM_BYTES),
+}
 _SLOW = {"seconds": _number("Seconds", 2.0, 0, 600, "number")}
 
+_URI = _file("Output")
+_OBJECT: JsonObject = {"type": "object", "title": "Output"}
+_WORDS: JsonObject = {"type": "array", "items": {"type": "string"}}
+_GROWING: JsonObject = {
+    "type": "array",
+    "items": {"type": "string", "format": "uri"},
+    "title": "Output",
+    "x-cog-array-type": "iterator",
+}
+_GROWING_WORDS: JsonObject = {
+    "type": "array",
+    "items": {"type": "string"},
+    "title": "Output",
+    "x-cog-array-type": "iterator",
+    "x-cog-array-display": "concatenate",
+}
+
+_PIXEL = Model("acme", "pixel", True, making.pictures, _PICTURE)
+_SINGLE = Model("acme", "single", True, making.picture, _PICTURE, output=_URI)
+_NESTED = Model("acme", "nested", True, making.nested, _PICTURE, output=_OBJECT)
+_TELLER = Model(
+    "acme", "teller", True, making.tell, {"prompt": _PROMPT}, output=_WORDS, makes_files=False, description="Says it"
+)
+_SLOW_MODEL = Model("acme", "slow", True, making.pictures, {**_PICTURE, **_SLOW}, run_s=None)
+_FAILING = Model("acme", "failing", True, making.fail, _PICTURE, description="Fails")
+_RESTYLER = Model(
+    "acme", "restyle", True, making.restyle, _RESTYLE, ("image",), output=_URI, description="Draws what it is shown"
+)
+_GALLERY_MODEL = Model(
+    "acme", "gallery", True, making.growing_pictures, _GALLERY, output=_GROWING, run_s=0.0, is_iterator=True
+)
+_WRITER = Model(
+    "acme",
+    "writer",
+    True,
+    making.write,
+    _TEXT,
+    output=_GROWING_WORDS,
+    run_s=0.0,
+    is_iterator=True,
+    makes_files=False,
+    description="Writes word by word",
+)
+_CAPTION = Model(
+    "acme",
+    "caption",
+    True,
+    making.caption,
+    {"prompt": _PROMPT, "seed": _SEED},
+    output={"type": "string", "title": "Output"},
+    makes_files=False,
+    description="Writes a sentence",
+)
+_FILM_MODEL = Model("acme", "film", True, making.film, _FILM, output=_URI, description="Makes large files")
+
+
+def _community(model: Model, name: str) -> Model:
+    return replace(model, owner="painters", name=name, is_official=False)
+
+
 MODELS: tuple[Model, ...] = (
-    Model("acme", "pixel", True, _pictures, _PICTURE),
-    Model("acme", "single", True, _picture, _PICTURE, output=_URI),
-    Model("acme", "nested", True, _nested, _PICTURE, output={"type": "object", "title": "Output"}),
-    Model("acme", "teller", True, _tell, {"prompt": _PROMPT}, output={"type": "array", "items": {"type": "string"}}),
-    Model("acme", "slow", True, _pictures, {**_PICTURE, **_SLOW}, run_s=None),
-    Model("acme", "failing", True, _fail, _PICTURE),
-    Model("painters", "brush", False, _pictures, _PICTURE),
-    Model("painters", "pencil", False, _picture, _PICTURE, output=_URI),
+    _PIXEL,
+    _SINGLE,
+    _NESTED,
+    _TELLER,
+    _SLOW_MODEL,
+    _FAILING,
+    _RESTYLER,
+    _GALLERY_MODEL,
+    _WRITER,
+    _CAPTION,
+    _FILM_MODEL,
+    _community(_PIXEL, "brush"),
+    _community(_SINGLE, "pencil"),
+    _community(_NESTED, "fresco"),
+    _community(_RESTYLER, "retouch"),
+    _community(_GALLERY_MODEL, "album"),
+    _community(_WRITER, "poet"),
+    _community(_SLOW_MODEL, "sloth"),
+    _community(_FAILING, "clumsy"),
+    _community(_FILM_MODEL, "reel"),
 )
 
-COLLECTIONS = {"text-to-image": ("acme/pixel", "acme/single", "painters/brush")}
+COLLECTIONS = {
+    "text-to-image": ("acme/pixel", "acme/single", "painters/brush"),
+    "language-models": ("acme/writer", "acme/caption", "painters/poet"),
+}
 
 DEPLOYMENTS = {"acme/pixel-live": "acme/pixel", "acme/brush-live": "painters/brush"}
 """Deployment by ``owner/name``, and the model behind it."""
 
 
 def find_model(full_name: str) -> Model | None:
+    """The catalog's model of that name."""
     return next((model for model in MODELS if model.full_name == full_name), None)
-
-
-def find_version(version: str) -> Model | None:
-    """The community model with that version; an official model's is not to be had."""
-    return next((model for model in MODELS if model.version == version and not model.is_official), None)

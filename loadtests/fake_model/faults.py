@@ -16,6 +16,8 @@ Kind = Literal[
     "close-delimited",
     "encoded",
     "stall",
+    "cut",
+    "hang",
 ]
 """
 - ``drop-fin``, ``drop-rst``: the connection ends after the body was read, without an answer
@@ -24,9 +26,15 @@ Kind = Literal[
 - ``truncated``: half of the body, then the end; ``wrong-length``: a Content-Length of half of it
 - ``close-delimited``: half of the body without any length; ``encoded``: gzip that nobody asked for
 - ``stall``: no answer until the client leaves
+- ``cut``: the connection ends after ``after`` parts of the body, of a stream after as many events
+- ``hang``: silence after ``after`` parts, until the client leaves
 """
 
-Place = Literal["create", "poll", "cancel", "account", "output", "other", "any"]
+Listener = Literal["api", "delivery", "stream"]
+
+Place = Literal["create", "poll", "cancel", "account", "upload", "file", "secret", "output", "stream", "other", "any"]
+"""``upload``: POST /files; ``file``: all else below /files; ``secret``: the webhook secret; ``output`` and ``stream``:
+everything on those listeners; ``other``: what remains of the API."""
 
 
 @dataclass(slots=True)
@@ -37,6 +45,9 @@ class Fault:
         on: which requests it befalls.
         times: how many of them; 0 for all until cleared.
         is_handled: whether the request is carried out all the same, only its answer suffers.
+        status: of a ``status``.
+        retry_after_s: of a ``throttle``.
+        after: how many parts a ``cut`` or a ``hang`` lets pass.
     """
 
     kind: Kind
@@ -45,6 +56,7 @@ class Fault:
     is_handled: bool = True
     status: int = 500
     retry_after_s: int = 1
+    after: int = 1
 
 
 @dataclass(slots=True)

@@ -28,6 +28,10 @@ class FakeModel:
     port: int
     delivery_port: int
     pid: int
+    stream_port: int = 0
+    tls_port: int = 0
+    tls_delivery_port: int = 0
+    tls_stream_port: int = 0
 
     @property
     def base_url(self) -> str:
@@ -38,6 +42,24 @@ class FakeModel:
     def delivery_origin(self) -> str:
         """Where output files come from."""
         return f"http://127.0.0.1:{self.delivery_port}"
+
+    @property
+    def stream_origin(self) -> str:
+        """Where streams come from."""
+        return f"http://127.0.0.1:{self.stream_port}"
+
+    @property
+    def tls_base_url(self) -> str:
+        """Root of the API on the TLS site."""
+        return f"https://127.0.0.1:{self.tls_port}/v1"
+
+    @property
+    def tls_delivery_origin(self) -> str:
+        return f"https://127.0.0.1:{self.tls_delivery_port}"
+
+    @property
+    def tls_stream_origin(self) -> str:
+        return f"https://127.0.0.1:{self.tls_stream_port}"
 
     def counters(self) -> dict[str, Any]:
         """Everything counted since the start or the last ``reset``."""
@@ -55,8 +77,22 @@ class FakeModel:
     def release(self) -> None:
         self._ask("POST", "_gate", {"closed": False})
 
+    def set_options(self, **options: Any) -> None:
+        """Change options by their names in ``world.Options``, until ``reset``; numbers, switches and ``poor`` only."""
+        self._ask("POST", "_options", options)
+
+    def expire(self, *, files: bool = False) -> None:
+        """End the life of all outputs and data made so far, and of the uploaded files if told so."""
+        self._ask("POST", "_expire", {"files": files})
+
+    def publish_version(self, model: str) -> str:
+        """Give a model a new version, which makes other outputs; the version."""
+        version: str = self._ask("POST", "_release", {"model": model}).json()["version"]
+        return version
+
     def reset(self) -> None:
-        """No faults, an open gate, counters at zero; predictions and outputs stay."""
+        """No faults, an open gate, the options of the start, counters at zero; predictions, files, outputs stay."""
+        self._ask("DELETE", "_options")
         self._ask("DELETE", "_fault")
         self._ask("DELETE", "_counters")
         self.release()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from loadtests.fake_model.catalog import FORMATS, JsonObject, Model
 
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -9,14 +11,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
     "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
 }
 
 
 def find_complaints(model: Model, given: JsonObject) -> list[JsonObject]:
     """``invalid_fields`` of the answer; empty for a good input. Unknown fields are let through."""
-    complaints = [
-        _complaint("required", "input", f"{name} is required") for name in model.required if name not in given
-    ]
+    complaints = [complaint("required", "input", f"{name} is required") for name in model.required if name not in given]
     for name, value in given.items():
         schema = model.properties.get(name)
         if schema is not None:
@@ -24,10 +26,19 @@ def find_complaints(model: Model, given: JsonObject) -> list[JsonObject]:
     return complaints
 
 
-def explain(complaints: list[JsonObject]) -> JsonObject:
-    """The whole 422 body."""
-    detail = "".join(f"- {each['field']}: {each['description']}\n" for each in complaints)
-    return {"title": "Input validation failed", "detail": detail, "status": 422, "invalid_fields": complaints}
+def find_field_complaints(
+    given: JsonObject, fields: dict[str, JsonObject], required: tuple[str, ...]
+) -> list[JsonObject]:
+    """The same for the fields of a request's body."""
+    complaints = [complaint("required", name, f"{name} is required") for name in required if name not in given]
+    for name, schema in fields.items():
+        if name in given:
+            complaints.extend(_check(name, given[name], schema))
+    return complaints
+
+
+def complaint(kind: str, field: str, description: str) -> JsonObject:
+    return {"type": kind, "field": field, "description": description}
 
 
 def _check(field: str, value: object, schema: JsonObject) -> list[JsonObject]:
@@ -35,17 +46,25 @@ def _check(field: str, value: object, schema: JsonObject) -> list[JsonObject]:
         return []
     wanted = schema["type"]
     if not isinstance(value, _TYPES[wanted]) or (isinstance(value, bool) and wanted != "boolean"):
-        return [_complaint("invalid_type", field, f"Invalid type. Expected: {wanted}, given: {type(value).__name__}")]
+        return [complaint("invalid_type", field, f"Invalid type. Expected: {wanted}, given: {type(value).__name__}")]
     if "enum" in schema and value not in schema["enum"]:
         choices = ", ".join(f'"{choice}"' for choice in schema["enum"])
-        return [_complaint("enum", field, f"{field} must be one of the following: {choices}")]
+        return [complaint("enum", field, f"{field} must be one of the following: {choices}")]
     if isinstance(value, int | float):
         if value < schema.get("minimum", value):
-            return [_complaint("number_gte", field, f"Must be greater than or equal to {schema['minimum']}")]
+            return [complaint("number_gte", field, f"Must be greater than or equal to {schema['minimum']}")]
         if value > schema.get("maximum", value):
-            return [_complaint("number_lte", field, f"Must be less than or equal to {schema['maximum']}")]
+            return [complaint("number_lte", field, f"Must be less than or equal to {schema['maximum']}")]
+    if isinstance(value, str) and schema.get("format") == "uri" and not _is_uri(value):
+        return [complaint("format", field, "Does not match format 'uri'")]
+    if isinstance(value, list) and "items" in schema:
+        return [each for index, item in enumerate(value) for each in _check(f"{field}.{index}", item, schema["items"])]
     return []
 
 
-def _complaint(kind: str, field: str, description: str) -> JsonObject:
-    return {"type": kind, "field": field, "description": description}
+def _is_uri(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    return bool(parts.scheme == "data" or (parts.scheme in ("http", "https") and parts.netloc))

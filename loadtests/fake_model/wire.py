@@ -1,4 +1,4 @@
-"""Below HTTP: how an answer is broken, and how a connection ends.
+"""Below HTTP: how requests are counted, how an answer is broken, and how a connection ends.
 
 ``TrackedProtocol`` remembers each connection's transport, so that a fault can write what no framework would write.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from loadtests.fake_model.faults import Fault, Place
+from loadtests.fake_model.faults import Fault, Listener, Place
 from loadtests.fake_model.world import World
 
 _TRANSPORTS: dict[Any, asyncio.Transport] = {}
@@ -23,9 +23,21 @@ _COUNTERS = {
     "poll": "polls",
     "cancel": "cancels",
     "account": "accounts",
+    "upload": "uploads",
+    "file": "file_reads",
+    "secret": "secrets",
     "output": "output_reads",
+    "stream": "stream_opens",
     "other": "others",
 }
+_PLACES: dict[str, Place] = {"/v1/account": "account", "/v1/webhooks/default/secret": "secret"}
+_CREDENTIALS = {"output": "output_credentials", "stream": "stream_credentials"}
+
+OVERSIZE = "loadtests.fake_model.oversize"
+"""In the scope of a request whose body was larger than any that is taken; what came of it is dropped."""
+
+_FORM_BYTES = 1 << 20
+"""What an upload's body may have beside its file."""
 
 
 class TrackedProtocol(H11Protocol):
@@ -43,18 +55,20 @@ class TrackedProtocol(H11Protocol):
 class FaultLayer:
     """Reads each request whole, counts it, and lets a waiting fault befall it."""
 
-    def __init__(self, app: ASGIApp, world: World, *, is_delivery: bool) -> None:
+    def __init__(self, app: ASGIApp, world: World, listener: Listener) -> None:
         self._app = app
         self._world = world
-        self._is_delivery = is_delivery
+        self._listener = listener
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/_"):
             await self._app(scope, receive, send)
             return
-        body = await _read(receive)
+        body, is_whole = await _read(receive, self._world.options.max_file_bytes + _FORM_BYTES)
         if body is None:
             return
+        if not is_whole:
+            scope[OVERSIZE] = True
         place = self._place(scope)
         self._count(place, scope)
         fault = self._world.faults.take(place)
@@ -70,15 +84,21 @@ class FaultLayer:
             await self._app(scope, replay, _with_cookie(send))
         elif fault.kind in ("status", "throttle"):
             await _refuse(fault, send)
+        elif fault.kind in ("cut", "hang"):
+            part = _Parting(fault, _with_cookie(send), self._transport(scope), receive)
+            await self._app(scope, replay, part.send)
         else:
             answered = _Recorder()
             if fault.is_handled:
                 await self._app(scope, replay, answered.send)
-            await _break(fault, answered, _TRANSPORTS[tuple(scope["server"]), tuple(scope["client"])], receive)
+            await _break(fault, answered, self._transport(scope), receive)
+
+    def _transport(self, scope: Scope) -> asyncio.Transport:
+        return _TRANSPORTS[tuple(scope["server"]), tuple(scope["client"])]
 
     def _place(self, scope: Scope) -> Place:
-        if self._is_delivery:
-            return "output"
+        if self._listener != "api":
+            return "output" if self._listener == "delivery" else "stream"
         path, method = scope["path"].rstrip("/"), scope["method"]
         if method == "POST" and path.endswith("/predictions"):
             return "create"
@@ -86,13 +106,17 @@ class FaultLayer:
             return "cancel"
         if method == "GET" and path.startswith("/v1/predictions/"):
             return "poll"
-        return "account" if path == "/v1/account" else "other"
+        if path == "/v1/files" or path.startswith("/v1/files/"):
+            return "upload" if (method, path) == ("POST", "/v1/files") else "file"
+        return _PLACES.get(path, "other")
 
     def _count(self, place: Place, scope: Scope) -> None:
         names = {name for name, _ in scope["headers"]}
         self._world.counts[_COUNTERS[place]] += 1
         self._world.counts["cookies"] += b"cookie" in names
-        self._world.counts["output_credentials"] += place == "output" and b"authorization" in names
+        self._world.counts["deletes"] += scope["method"] == "DELETE"
+        if place in _CREDENTIALS:
+            self._world.counts[_CREDENTIALS[place]] += b"authorization" in names
 
 
 class _Recorder:
@@ -110,16 +134,51 @@ class _Recorder:
             self.body += message.get("body", b"")
 
 
-async def _read(receive: Receive) -> bytes | None:
-    """The whole body; ``None`` when the client left before its end."""
-    body = bytearray()
+class _Parting:
+    """An answer that ends, or falls silent, in the middle."""
+
+    def __init__(self, fault: Fault, send: Send, transport: asyncio.Transport, receive: Receive) -> None:
+        self._fault = fault
+        self._left = fault.after
+        self._send = send
+        self._transport = transport
+        self._receive = receive
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await self._send(message)
+            if not self._left:
+                await self._part()
+        elif self._left:
+            self._left -= 1
+            await self._send({**message, "more_body": True})
+            if not self._left:
+                await self._part()
+
+    async def _part(self) -> None:
+        if self._fault.kind == "cut":
+            self._transport.close()
+        await _wait_until_gone(self._receive)
+
+
+async def _wait_until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _read(receive: Receive, most: int) -> tuple[bytes | None, bool]:
+    """The whole body, and ``True``; nothing and ``False`` for more than ``most`` bytes, which are read all the same so
+    that the client hears the answer; ``None`` when the client left before its end."""
+    body, is_whole = bytearray(), True
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return None
+            return None, True
         body += message.get("body", b"")
+        if len(body) > most:
+            body, is_whole = bytearray(), False
         if not message.get("more_body", False):
-            return bytes(body)
+            return (bytes(body) if is_whole else b""), is_whole
 
 
 def _with_cookie(send: Send) -> Send:
@@ -135,7 +194,8 @@ def _with_cookie(send: Send) -> Send:
 
 async def _refuse(fault: Fault, send: Send) -> None:
     status, headers = fault.status, [(b"content-type", b"application/json; charset=utf-8")]
-    body = b'{"title":"Server error","detail":"Something went wrong","status":%d}' % status
+    title = b"Insufficient credit" if status == 402 else b"Server error"
+    body = b'{"title":"%s","detail":"Something went wrong","status":%d}' % (title, status)
     if fault.kind == "throttle":
         status = 429
         headers += [(b"retry-after", b"%d" % fault.retry_after_s), (b"ratelimit-remaining", b"0")]
@@ -154,8 +214,7 @@ async def _break(fault: Fault, answered: _Recorder, transport: asyncio.Transport
         transport.abort()
     elif fault.kind != "stall":
         transport.close()
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    await _wait_until_gone(receive)
 
 
 def _broken(fault: Fault, answered: _Recorder) -> bytes | None:
