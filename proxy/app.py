@@ -19,6 +19,7 @@ from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
 from proxy.core.outputs import OutputAccess
+from proxy.core.sealing import Sealer
 from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
@@ -26,9 +27,13 @@ from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.ongoing import Ongoing
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.renderer import Renderer
+from proxy.engine.resumption import Resumption
+from proxy.engine.rows import RowWriter
+from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
@@ -142,6 +147,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
+        await services.resumption.resume()
     except BaseException:
         for upstream in upstreams:
             await upstream.aclose()
@@ -176,7 +182,9 @@ def _services(
     addresses = AddressBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
-    journal = Journal(storage.ledger)
+    rows = RowWriter(storage.ledger)
+    journal = Journal(rows)
+    ongoing = Ongoing(rows, Sealer(secrets))
     history = History(storage.ledger, time.time)
     gatekeeper = Gatekeeper(
         secrets,
@@ -185,28 +193,49 @@ def _services(
         time.monotonic,
     )
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    renderer = Renderer(
+        base_url,
+        settings.cache.output_urls,
+        settings.cache.data_url_max_bytes,
+        addresses,
+        storage.blobs,
+        spool,
+        int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+    )
+    runs = Runs(
+        results=storage.results,
+        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
+        renderer=renderer,
+        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        gatekeeper=gatekeeper,
+        journal=journal,
+        ongoing=ongoing,
+        observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        keeps_text=settings.cache.text,
+        now=time.time,
+    )
     predictor = Predictor(
         results=storage.results,
+        runs=runs,
         coalescer=coalescer,
-        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
-        renderer=Renderer(
-            base_url,
-            settings.cache.output_urls,
-            settings.cache.data_url_max_bytes,
-            addresses,
-            storage.blobs,
-            spool,
-            int(settings.storage.memory_bytes * TEMPLATES_SHARE),
-        ),
-        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        renderer=renderer,
         gatekeeper=gatekeeper,
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
         journal=journal,
         history=history,
+        ongoing=ongoing,
         cache_enabled=settings.cache.enabled,
-        observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         now=time.time,
+    )
+    resumption = Resumption(
+        ongoing,
+        runs,
+        coalescer,
+        predictor,
+        {upstream.name: upstream for upstream in catalog.upstreams},
+        metrics.observe_left_behind,
+        time.time,
     )
     return Services(
         settings=settings,
@@ -220,6 +249,7 @@ def _services(
         coalescer=coalescer,
         journal=journal,
         history=history,
+        resumption=resumption,
         metrics=metrics,
         now=time.time,
     )

@@ -20,6 +20,7 @@ OUTCOMES = (
     "output",
     "other",
 )
+LEFT_BEHIND = ("adopted", "repeated", "lost")
 RUN_STATUSES = ("succeeded", "failed", "canceled", "aborted")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -58,6 +59,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self._left_behind = Counter(
+            "hotplate_runs_left_behind_total",
+            "Runs of a former process: adopted where they went on, repeated where they ended with it, or lost.",
+            ["upstream", "how"],
+            registry=self.registry,
+        )
         self.saved_seconds = Counter(
             "hotplate_saved_seconds_total", "Compute seconds that hits did not spend.", registry=self.registry
         )
@@ -74,6 +81,8 @@ class Metrics:
         for upstream in upstreams:
             for status in RUN_STATUSES:
                 self._runs.labels(upstream, status)
+            for how in LEFT_BEHIND:
+                self._left_behind.labels(upstream, how)
             self._run_seconds.labels(upstream)
             self._boot_waits.labels(upstream)
             self._boot_seconds.labels(upstream)
@@ -95,6 +104,10 @@ class Metrics:
         if boot_s > 0:
             self._boot_waits.labels(upstream).inc()
             self._boot_seconds.labels(upstream).observe(boot_s)
+
+    def observe_left_behind(self, upstream: str, how: str) -> None:
+        """What became of a run that a former process left behind."""
+        self._left_behind.labels(upstream, how).inc()
 
     def export(self, prefix: str, read: Callable[[], Mapping[str, int]]) -> None:
         """Export counters that somebody else keeps, under ``prefix``; names end in ``_total``."""

@@ -12,6 +12,7 @@ from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.predictor import Predictor
+from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
 from proxy.metrics import Metrics
 from proxy.settings import Settings
@@ -41,6 +42,7 @@ class Services:
     coalescer: Coalescer
     journal: Journal
     history: History
+    resumption: Resumption
     metrics: Metrics
     now: Callable[[], float]
 

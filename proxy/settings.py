@@ -30,6 +30,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from proxy.core.policy import KeepsText
 from storage.settings import StorageSettings
 
 DEFAULT_PORT = 8484
@@ -153,6 +154,11 @@ class CacheSettings(_Section):
     )
     data_url_max_bytes: ByteSize = Field(
         default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
+    )
+    text: KeepsText = Field(
+        default="deterministic",
+        description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
+        "temperature of 0; `on` = always; `off` = never.",
     )
     output_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), description="Largest output file that is kept.")
     spool_bytes: ByteSize = Field(

@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from proxy.core.canonical import strings_in
 from proxy.core.outputs import OutputPlan
-from storage.records import JsonObject
+from storage.records import JsonObject, JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,11 @@ def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) 
     return Cached(may_look_up=directives.isdisjoint({"no-cache", "max-age=0"}))
 
 
-def plan_store(plan: LookupPlan, status: str, output: OutputPlan, fetched_files: int) -> Store | Skip:
-    """Decide whether a finished run is kept: succeeded, with files, and every one of them fetched whole."""
+def plan_store(
+    plan: LookupPlan, status: str, output: OutputPlan, fetched_files: int, *, is_text_kept: bool = False
+) -> Store | Skip:
+    """Decide whether a finished run is kept: succeeded, and every file fetched whole; without files, text that may be
+    kept (``may_keep_text``)."""
     if isinstance(plan, Bypass):
         return Skip("bypass")
     if status != "succeeded":
@@ -82,8 +85,28 @@ def plan_store(plan: LookupPlan, status: str, output: OutputPlan, fetched_files:
     if output.foreign:
         return Skip("foreign-url")
     if not output.files:
-        return Skip("no-files")
+        return Store() if is_text_kept else Skip("no-files")
     return Store() if fetched_files == len(output.files) else Skip("not-fetched")
+
+
+KeepsText = Literal["deterministic", "on", "off"]
+
+MAX_TEXT_BYTES = 1024**2
+"""A longer output without files is handed out and not kept: it would lie in the index as one row."""
+
+
+def may_keep_text(keeps_text: KeepsText, given: JsonObject, output: JsonValue) -> bool:
+    """Whether an output without files is a result to be kept.
+
+    Where a model writes, a repeat usually shall differ. By default text is kept only if the input asks for the same
+    again: a seed that is given (and not -1), or a temperature of 0.
+    """
+    if output is None or keeps_text == "off" or sum(map(len, strings_in(output))) > MAX_TEXT_BYTES:
+        return False
+    seed, temperature = given.get("seed"), given.get("temperature")
+    has_seed = type(seed) is int and seed != -1
+    is_greedy = type(temperature) in (int, float) and temperature == 0
+    return keeps_text == "on" or has_seed or is_greedy
 
 
 def _holds_url(given: JsonObject) -> bool:

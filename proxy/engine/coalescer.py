@@ -99,6 +99,16 @@ class Flight:
         if not self._finished.done():
             self._finished.cancel()
 
+    def set_aside(self) -> None:
+        """This process ends before the run does; another one will take it up. Nobody waits any longer."""
+        if not self._finished.done():
+            self._finished.cancel()
+
+    @property
+    def ending(self) -> asyncio.Future[Landed]:
+        """Done when the flight has ended, however; only to be waited for."""
+        return self._finished
+
     @property
     def has_ended(self) -> bool:
         return self._finished.done()
@@ -164,7 +174,8 @@ class Coalescer:
             del self._by_key[flight.key]
 
     async def drain(self, timeout_s: float) -> None:
-        """Wait for flights to end, then cancel what is left and wait for that."""
+        """Wait for flights to end, then cancel what is left and wait for that: a run that somebody still wants is set
+        aside for the next process."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)
         for task in self._tasks:

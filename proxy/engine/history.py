@@ -97,11 +97,12 @@ class History:
         """All that is remembered of ``scope``, newest first; equal times by id, descending."""
         shelf = await self._shelf(scope)
         oldest_ms = (self._now() - KEEP_S) * 1000
-        found = [entry for entry in shelf.entries() if entry.created_ms >= oldest_ms]
-        found += self._pending.get(scope, ())
+        # A prediction whose run outlives a restart is added again by the next process, which cannot know of the former.
+        found = {entry.id: entry for entry in (*shelf.entries(), *self._pending.get(scope, ()))}
+        alive = [entry for entry in found.values() if entry.created_ms >= oldest_ms]
         # Not in the order in which they came: a run's prediction is known only once its upstream has taken it.
-        found.sort(key=lambda entry: entry[:2], reverse=True)
-        return found
+        alive.sort(key=lambda entry: entry[:2], reverse=True)
+        return alive
 
     async def find(self, scope: Scope, prediction_id: str) -> Entry | None:
         """What is remembered of one prediction."""

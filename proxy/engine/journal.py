@@ -2,22 +2,19 @@
 
 A stored result needs nothing here: its record says it all. For the rest one small row a run is written behind
 the answer: that it was started, and how it ended. After a crash a row that still says "running" means that the
-run was lost with the process, and its prediction is shown as failed rather than as unknown.
+run was lost with the process, unless ``ongoing`` brought it back, and its prediction is shown as failed rather than
+as unknown.
 """
 
 from __future__ import annotations
 
-import asyncio
-
 import orjson
-import structlog
 
 from proxy.core.ids import IdParts, PredictionId
 from proxy.core.predictions import Prediction, Status
+from proxy.engine.rows import RowWriter
 from proxy.upstreams.base import ModelDescription, Outcome
 from storage.digest import RecordId, Scope
-from storage.errors import StorageError
-from storage.ports import KeyValue
 from storage.records import JsonObject
 
 KEEP_S = 30 * 86_400.0
@@ -25,15 +22,12 @@ KEEP_S = 30 * 86_400.0
 
 INTERRUPTED = "Hotplate was restarted while this prediction was running; create it again."
 
-_log = structlog.get_logger("hotplate.journal")
-
 
 class Journal:
     """Rows about runs and about cancelled predictions. Writing never fails a request and never delays one."""
 
-    def __init__(self, rows: KeyValue) -> None:
+    def __init__(self, rows: RowWriter) -> None:
         self._rows = rows
-        self._last: asyncio.Task[None] | None = None
 
     def started(self, record_id: RecordId, scope: Scope, described: ModelDescription, at: float) -> None:
         """A run has been taken by its upstream."""
@@ -61,7 +55,7 @@ class Journal:
         self._write(_run(record_id), row)
 
     def cancel(self, prediction: Prediction) -> None:
-        """One client has cancelled its prediction."""
+        """One client has cancelled its prediction, or its deadline is over."""
         row: JsonObject = {
             "model": prediction.model,
             "version": prediction.version,
@@ -69,6 +63,7 @@ class Journal:
             "created_at": prediction.created_at,
             "completed_at": prediction.completed_at,
             "logs": prediction.logs,
+            "status": prediction.status,
         }
         self._write(f"canceled:{prediction.id}", row)
 
@@ -82,9 +77,9 @@ class Journal:
             model=row["model"],
             version=row["version"],
             input={},
-            status="canceled",
+            status=row.get("status", "canceled"),
             created_at=row["created_at"],
-            started_at=row["created_at"],
+            started_at=None if row.get("status") == "aborted" else row["created_at"],
             completed_at=row["completed_at"],
             logs=row["logs"],
             deployment=row.get("deployment"),
@@ -114,24 +109,14 @@ class Journal:
 
     async def drain(self) -> None:
         """Wait until everything said so far is written."""
-        while self._last is not None and not self._last.done():
-            await asyncio.wait([self._last])
+        await self._rows.drain()
 
     async def _read(self, name: str) -> JsonObject | None:
         data = await self._rows.get(name)
         return orjson.loads(data) if data is not None else None
 
     def _write(self, name: str, row: JsonObject) -> None:
-        """Rows are written one after another, in the order in which they were said."""
-        self._last = asyncio.create_task(self._put(name, orjson.dumps(row), self._last))
-
-    async def _put(self, name: str, value: bytes, previous: asyncio.Task[None] | None) -> None:
-        if previous is not None and not previous.done():
-            await asyncio.wait([previous])
-        try:
-            await self._rows.put(name, value, KEEP_S)
-        except StorageError as error:
-            _log.warning("journal_not_written", reason=type(error).__name__)
+        self._rows.put(name, orjson.dumps(row), KEEP_S)
 
 
 def _run(record_id: RecordId) -> str:

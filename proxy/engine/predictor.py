@@ -7,6 +7,7 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,13 +21,12 @@ from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
-from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History, Label
-from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
-from proxy.engine.runs import Create, Prepared, RunObserver, Runs
+from proxy.engine.runs import Create, Prepared, Runs
 from proxy.upstreams.base import DEPLOYMENTS, HIDDEN
 from storage.digest import Scope
 from storage.records import ResultRecord
@@ -56,29 +56,30 @@ class Predictor:
         *,
         results: ResultStore,
         coalescer: Coalescer,
-        ingestor: Ingestor,
+        runs: Runs,
         renderer: Renderer,
-        file_inputs: FileInputs,
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
         journal: Journal,
+        ongoing: Ongoing,
         history: History,
         cache_enabled: bool,
-        observe_run: RunObserver,
         now: Callable[[], float],
     ) -> None:
         self._results = results
+        self._runs = runs
         self._coalescer = coalescer
         self._renderer = renderer
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
         self._journal = journal
+        self._ongoing = ongoing
         self._history = history
         self._cache_enabled = cache_enabled
         self._now = now
-        self._runs = Runs(results, ingestor, renderer, file_inputs, gatekeeper, journal, observe_run, now)
+        self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
 
     async def prepare(self, create: Create) -> Prepared:
         """Describe the model, normalise the input, derive the key.
@@ -143,13 +144,53 @@ class Predictor:
             flight=flight,
             plan=prepared.plan,
             is_follower=is_follower,
+            upstream=create.upstream.name,
+            webhook=create.webhook,
+            deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
         )
-        self._recent.add(entry)
-        progress = None if is_follower else flight.progress
-        label = Label((progress and progress.model) or entry.model, entry.version, entry.deployment)
-        self._history.add(create.scope, entry.id, now, label, progress.upstream_id if progress else None)
+        noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
+        self.attend(entry)
+        if create.webhook is not None and noted is not None:
+            await asyncio.shield(noted)
         return entry
+
+    def attend(self, entry: Running) -> None:
+        """Remember a prediction, and see to its deadline and to its end."""
+        self._recent.add(entry)
+        self._list(entry)
+        if entry.flight.has_ended:
+            self._settle(entry)
+            return
+        if entry.deadline_at is not None:
+            left_s = max(entry.deadline_at - self._now(), 0.0)
+            self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
+        entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+
+    def _list(self, entry: Running) -> None:
+        """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""
+        progress = entry.flight.progress
+        label = Label((progress.model if progress else None) or entry.model, entry.version, entry.deployment)
+        upstream_id = progress.upstream_id if progress is not None and not entry.is_follower else None
+        self._history.add(entry.scope, entry.id, entry.created_at, label, upstream_id)
+
+    async def conclude(self, one: OngoingPrediction) -> None:
+        """Settle a prediction of a former process whose run has ended, or was lost with it."""
+        self._ongoing.settled(one.id)
+
+    def _settle(self, entry: Running) -> None:
+        """The prediction is over."""
+        timer = self._timers.pop(entry.id, None)
+        if timer is not None:
+            timer.cancel()
+        self._ongoing.settled(entry.id)
+
+    def _expire(self, entry: Running) -> None:
+        """Its deadline is over. Source: ``Cancel-After`` in Replicate's OpenAPI document."""
+        if not entry.has_ended:
+            progress = entry.flight.progress
+            entry.is_aborted = progress is None or progress.status == "starting"
+            self._cancel(entry)
 
     async def _look_up(self, create: Create, prepared: Prepared) -> Hit | None:
         assert prepared.key is not None
@@ -253,19 +294,9 @@ class Predictor:
     async def view(self, entry: Running) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
-        base = Prediction(
-            id=entry.id,
-            model=(progress.model if progress else None) or entry.model,
-            version=entry.version,
-            input=entry.input,
-            status="starting",
-            created_at=entry.created_at,
-            web_url=progress.web_url if progress else None,
-            logs=progress.logs if progress else "",
-            deployment=entry.deployment,
-        )
         if entry.canceled_at is not None:
-            return replace(base, status="canceled", completed_at=entry.canceled_at, started_at=entry.created_at)
+            return _as_canceled(entry)
+        base = _as_begun(entry)
         landed = flight.landed
         if landed is None:
             if progress is None or progress.status == "starting":
@@ -293,14 +324,60 @@ class Predictor:
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
-        if entry is not None and entry.flight.landed is None and entry.canceled_at is None:
-            entry.canceled_at = self._now()
-            self._coalescer.leave(entry.flight)
-            canceled = await self.view(entry)
-            self._journal.cancel(canceled)
-            return canceled
+        if entry is not None and not entry.has_ended:
+            return self._cancel(entry)
         return await self.find(prediction_id, scope)
+
+    def _cancel(self, entry: Running) -> Prediction:
+        """End one prediction before its run."""
+        entry.cancel(self._now())
+        self._coalescer.leave(entry.flight)
+        canceled = _as_canceled(entry)
+        self._journal.cancel(canceled)
+        self._settle(entry)
+        return canceled
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
         return self._renderer.links(record)
+
+
+def _as_begun(entry: Running) -> Prediction:
+    """A prediction whose run has not started, with what is known of it."""
+    progress = entry.flight.progress
+    return Prediction(
+        id=entry.id,
+        model=(progress.model if progress else None) or entry.model,
+        version=entry.version,
+        input=entry.input,
+        status="starting",
+        created_at=entry.created_at,
+        deadline_at=entry.deadline_at,
+        web_url=progress.web_url if progress else None,
+        logs=progress.logs if progress else "",
+        deployment=entry.deployment,
+    )
+
+
+def _as_canceled(entry: Running) -> Prediction:
+    """A prediction that was over before its run."""
+    return replace(
+        _as_begun(entry),
+        status="aborted" if entry.is_aborted else "canceled",
+        started_at=None if entry.is_aborted else entry.created_at,
+        completed_at=entry.canceled_at,
+    )
+
+
+def _noted(entry: Running) -> OngoingPrediction:
+    """A prediction as it is written down while it waits."""
+    return OngoingPrediction(
+        id=entry.id,
+        record_id=entry.flight.record_id,
+        scope=entry.scope,
+        upstream=entry.upstream,
+        created_at=entry.created_at,
+        is_follower=entry.is_follower,
+        deadline_at=entry.deadline_at,
+        webhook=entry.webhook,
+    )

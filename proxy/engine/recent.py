@@ -8,14 +8,17 @@ walk those, and its pauses stay what they were with none.
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import orjson
 
 from proxy.core.ids import PredictionId
 from proxy.core.policy import LookupPlan
+from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight
 from storage.digest import Scope
 from storage.records import JsonObject
@@ -36,7 +39,12 @@ class Running:
         model: as it was known when the run began; the run itself may tell better.
         plan: how it used the cache.
         is_follower: it joined a run that another request had caused.
-        canceled_at: epoch seconds at which its client cancelled it, and it alone.
+        upstream: name of the upstream that runs it.
+        webhook: where its news go.
+        deadline_at: epoch seconds at which it is to be cancelled, and it alone.
+        canceled_at: epoch seconds at which its client cancelled it, and it alone, or its deadline was over.
+        is_aborted: its deadline was over before the run had started.
+        own_end: done when it was cancelled.
     """
 
     id: PredictionId
@@ -49,7 +57,30 @@ class Running:
     flight: Flight
     plan: LookupPlan
     is_follower: bool
+    upstream: str = ""
+    webhook: WebhookRequest | None = None
+    deadline_at: float | None = None
     canceled_at: float | None = None
+    is_aborted: bool = False
+    own_end: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether this prediction is over, with its run or before it."""
+        return self.canceled_at is not None or self.flight.has_ended
+
+    async def wait(self, timeout_s: float) -> None:
+        """Wait for the end of this prediction, for at most ``timeout_s``."""
+        if not self.has_ended and timeout_s > 0:
+            ends: set[asyncio.Future[Any]] = {self.flight.ending, self.own_end}
+            await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+    def cancel(self, at: float) -> None:
+        """This prediction is over, whatever becomes of its run."""
+        self.canceled_at = at
+        if not self.own_end.done():
+            self.own_end.set_result(None)
+
     deployment: str | None = None
 
 

@@ -1,6 +1,9 @@
 """The work of a flight: look once more, run the model, take the outputs in, store the record last.
 
-Whatever happens inside, a flight ends in ``land`` or ``refuse``, so that nobody waits for ever.
+Whatever happens inside, a flight ends in ``land``, ``refuse`` or ``set_aside``, so that nobody waits for ever.
+
+A run that was taken by its upstream is written down. When this process ends before the run does, another takes it up:
+where the run goes on by itself (Replicate's API) it is followed to its end, elsewhere (Cog) it is run once more.
 """
 
 from __future__ import annotations
@@ -15,16 +18,17 @@ import structlog
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
-from proxy.core.policy import Cached, LookupPlan, Store, is_fresh, plan_store
+from proxy.core.policy import Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.ingestor import Ingestor
-from proxy.engine.journal import INTERRUPTED, Journal
+from proxy.engine.journal import Journal
+from proxy.engine.ongoing import Ongoing, OngoingRun
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
-from storage.digest import PredictionKey, Scope
+from storage.digest import PredictionKey, RecordId, Scope
 from storage.errors import StorageError
 from storage.records import JsonObject, ResultRecord
 from storage.results import ResultStore
@@ -69,6 +73,21 @@ class Prepared:
     key: PredictionKey | None
 
 
+@dataclass(frozen=True, slots=True)
+class TakenUp:
+    """A run that a former process began.
+
+    Attributes:
+        upstream_id: its id at the upstream.
+        job_id: the execution id that it was given.
+        repeats: how many times it was run once more already.
+    """
+
+    upstream_id: str
+    job_id: str
+    repeats: int
+
+
 RunObserver = Callable[[str, Outcome], None]
 """Told the upstream's name and the end of each run."""
 
@@ -78,13 +97,16 @@ class Runs:
 
     def __init__(
         self,
+        *,
         results: ResultStore,
         ingestor: Ingestor,
         renderer: Renderer,
         file_inputs: FileInputs,
         gatekeeper: Gatekeeper,
         journal: Journal,
+        ongoing: Ongoing,
         observe_run: RunObserver,
+        keeps_text: KeepsText,
         now: Callable[[], float],
     ) -> None:
         self._results = results
@@ -93,12 +115,17 @@ class Runs:
         self._file_inputs = file_inputs
         self._gatekeeper = gatekeeper
         self._journal = journal
+        self._ongoing = ongoing
         self._observe_run = observe_run
+        self._keeps_text: KeepsText = keeps_text
         self._now = now
 
-    def plan_flight(self, key: PredictionKey | None, at: float) -> Flight:
-        """A flight to be carried out by ``fly``; without a key nobody can join it. ``at`` in epoch seconds."""
-        return Flight(new_record_id(), key, at)
+    def plan_flight(self, key: PredictionKey | None, at: float, record_id: RecordId | None = None) -> Flight:
+        """A flight to be carried out by ``fly``; without a key nobody can join it. ``at`` in epoch seconds.
+
+        ``record_id``: of a run that was begun before.
+        """
+        return Flight(new_record_id() if record_id is None else record_id, key, at)
 
     async def find_fresh(self, key: PredictionKey, create: Create, prepared: Prepared) -> ResultRecord | None:
         """The stored result under ``key``, if it is complete, this caller's and young enough."""
@@ -108,16 +135,17 @@ class Runs:
         fresh = is_fresh(record.completed_at, is_pinned=prepared.described.is_pinned, now=self._now())
         return record if fresh else None
 
-    async def fly(self, flight: Flight, create: Create, prepared: Prepared) -> None:
-        """The work of a flight; always ends in ``land`` or ``refuse``."""
+    async def fly(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None = None) -> None:
+        """The work of a flight; always ends in ``land``, ``refuse`` or ``set_aside``."""
         try:
-            landed = await self._run(flight, create, prepared)
+            landed = await self._run(flight, create, prepared, taken_up)
         except asyncio.CancelledError:
             if flight.sharers <= 0:
                 landed = self._ended_badly(flight, "canceled", None)
             elif flight.was_accepted:
-                # Nobody has cancelled, the proxy is stopping: clients would take "canceled" for their own wish.
-                landed = self._ended_badly(flight, "failed", INTERRUPTED)
+                # Nobody has cancelled, the proxy is stopping; the next one takes the run up.
+                flight.set_aside()
+                return
             else:
                 flight.refuse(Overloaded("the proxy is stopping", retry_after_s=1.0))
                 return
@@ -133,12 +161,26 @@ class Runs:
                 return
             landed = self._ended_badly(flight, "failed", f"the proxy failed: {type(error).__name__}")
         flight.land(landed)
+        self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
             flight.record_id, create.scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
-    async def _run(self, flight: Flight, create: Create, prepared: Prepared) -> Landed:
+    async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
+        if taken_up is None:
+            outcome = await self._begin(flight, create, prepared)
+        else:
+            outcome = await self._take_up(flight, create, prepared, taken_up)
+        if isinstance(outcome, Landed):
+            return outcome
+        self._observe_run(create.upstream.name, outcome)
+        if outcome.status != "succeeded":
+            return Landed(replace(outcome, output=None), None, is_stored=False)
+        return await self._take_in(flight, create, prepared, outcome)
+
+    async def _begin(self, flight: Flight, create: Create, prepared: Prepared) -> Outcome | Landed:
+        """Look once more, then run; what was found, or how the run ended."""
         if flight.key is not None:
             stored = await self._look_up_inside(flight.key, create, prepared)
             if stored is not None:
@@ -150,27 +192,47 @@ class Runs:
         sent = prepared.sent
         if create.upstream.kind != "replicate":
             sent = await self._file_inputs.inline(create.upstream.name, sent, prepared.described.schema)
-        job = Job(
-            id=new_execution_id(),
+        job = self._job(flight, create, prepared, sent, new_execution_id())
+        return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0))
+
+    async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
+        """See a former process's run through. Its flight counts as accepted: its clients were answered."""
+        stored = await self._results.find_complete(flight.record_id)
+        if stored is not None and stored.scope == create.scope:
+            return self._found_inside(stored)
+        job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
+        if create.upstream.outlives_us:
+            return await create.upstream.adopt(job, taken_up.upstream_id, flight.report)
+        return await create.upstream.run(job, self._reporter(flight, create, prepared, job, taken_up.repeats + 1))
+
+    def _job(self, flight: Flight, create: Create, prepared: Prepared, sent: JsonObject, job_id: str) -> Job:
+        return Job(
+            id=job_id,
             target=create.target,
             version=prepared.described.version,
             input=sent,
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
+            is_detached=lambda: flight.sharers > 0,
         )
 
+    def _reporter(
+        self, flight: Flight, create: Create, prepared: Prepared, job: Job, repeats: int
+    ) -> Callable[[Progress], None]:
+        """Takes the news of a run; with the first its upstream has taken it, and that is written down."""
+        is_noted = False
+
         def report(progress: Progress) -> None:
-            if not flight.was_accepted:
+            nonlocal is_noted
+            if not is_noted and progress.upstream_id is not None:
+                is_noted = True
                 self._gatekeeper.accept(create.scope)
                 described = _told(prepared.described, progress)
                 self._journal.started(flight.record_id, create.scope, described, flight.started_at)
+                self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
             flight.report(progress)
 
-        outcome = await create.upstream.run(job, report)
-        self._observe_run(create.upstream.name, outcome)
-        if outcome.status != "succeeded":
-            return Landed(replace(outcome, output=None), None, is_stored=False)
-        return await self._take_in(flight, create, prepared, outcome)
+        return report
 
     async def _look_up_inside(self, key: PredictionKey, create: Create, prepared: Prepared) -> ResultRecord | None:
         """What another flight has stored between this request's look-up and its entry in the table.
@@ -213,7 +275,8 @@ class Runs:
             deployment=prepared.described.deployment,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
-        decision = plan_store(prepared.plan, outcome.status, files, stored_files)
+        is_text_kept = may_keep_text(self._keeps_text, prepared.key_input, outcome.output)
+        decision = plan_store(prepared.plan, outcome.status, files, stored_files, is_text_kept=is_text_kept)
         is_stored = False
         if isinstance(decision, Store):
             try:
@@ -257,3 +320,23 @@ class Runs:
 def _told(described: ModelDescription, progress: Progress | None) -> ModelDescription:
     """``described`` with the model that the run itself tells."""
     return replace(described, model=progress.model) if progress is not None and progress.model else described
+
+
+def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstream_id: str, repeats: int) -> OngoingRun:
+    """A run as it is written down."""
+    return OngoingRun(
+        record_id=flight.record_id,
+        scope=create.scope,
+        upstream=create.upstream.name,
+        upstream_id=upstream_id,
+        job_id=job.id,
+        target=create.target,
+        described=prepared.described,
+        plan=prepared.plan,
+        key=prepared.key,
+        key_input=prepared.key_input,
+        sent=None if create.upstream.outlives_us else job.input,
+        credential=create.credential,
+        started_at=flight.started_at,
+        repeats=repeats,
+    )

@@ -14,7 +14,7 @@ from typing import Literal
 from proxy.core.errors import InputInvalid, InvalidField, NotFound, Overloaded
 from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, prediction_url, render_prediction
-from proxy.core.requests import CreateBody, is_slug, parse_create, parse_prefer_wait
+from proxy.core.requests import CreateBody, is_slug, parse_cancel_after, parse_create, parse_prefer_wait
 from proxy.engine.coalescer import Landed
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
@@ -64,11 +64,12 @@ class Predictions:
             upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
         scope = services.gatekeeper.scope_of(upstream, credential)
         exchange.note.upstream = upstream.name
-        if self._must_relay(exchange, parsed, upstream):
+        if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
+        deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
             Create(
                 upstream=upstream,
@@ -78,6 +79,7 @@ class Predictions:
                 scope=scope,
                 cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
+                deadline_s=deadline_s,
             )
         )
         if isinstance(answer, Hit):
@@ -85,14 +87,14 @@ class Predictions:
         else:
             await self._send_running(exchange, answer, wait_s, began)
 
-    def _must_relay(self, exchange: Exchange, parsed: CreateBody, upstream: Upstream) -> bool:
+    def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
         """Whether the request asks for something that only the upstream itself can do for it.
 
         Raises:
             InputInvalid: it asks an upstream that cannot do it.
         """
         if upstream.kind == "replicate":
-            return bool(parsed.extras) or parsed.webhook is not None or "cancel-after" in exchange.headers
+            return bool(parsed.extras) or parsed.webhook is not None
         if parsed.webhook is not None:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
@@ -120,7 +122,7 @@ class Predictions:
         if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
             self._waiting += 1
             try:
-                await entry.flight.finished(wait_s)
+                await entry.wait(wait_s)
             finally:
                 self._waiting -= 1
         landed = entry.flight.landed

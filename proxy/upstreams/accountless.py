@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from proxy.core.errors import NotFound
-from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Verdict
+from collections.abc import Callable
+
+from proxy.core.errors import NotFound, UpstreamUnavailable
+from proxy.upstreams.base import Credential, Job, Outcome, Progress, RelayRequest, RelayResponse, Verdict
 
 
 class WithoutAccounts:
@@ -11,6 +13,11 @@ class WithoutAccounts:
 
     has_accounts = False
     api_roots: tuple[str, ...] = ()
+    outlives_us = False
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        """A run at a Cog server is its connection, and that is gone."""
+        raise UpstreamUnavailable("A run of a Cog server cannot be found again.")
 
     async def check(self, credential: Credential) -> Verdict:
         """Cog has no accounts to ask."""

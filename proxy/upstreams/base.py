@@ -86,6 +86,8 @@ class Job:
         input: what to send.
         credential: on whose account (``replicate`` alone looks at it).
         wants_s: seconds for which some client will wait for the answer; a hint, 0.0 when none waits.
+        is_detached: asked when the run is cancelled: whether it shall go on where it is, because only this process
+            ends.
     """
 
     id: str
@@ -94,6 +96,7 @@ class Job:
     input: JsonObject
     credential: Credential | None
     wants_s: float = 0.0
+    is_detached: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +230,11 @@ class Upstream(Protocol):
         ...
 
     @property
+    def outlives_us(self) -> bool:
+        """Whether a run goes on there when this process ends, and can be found again."""
+        ...
+
+    @property
     def output_access(self) -> OutputAccess: ...
 
     @property
@@ -255,6 +263,15 @@ class Upstream(Protocol):
             UpstreamRefused: the job was not taken; nothing ran.
             UpstreamUnavailable, UpstreamTimeout: nobody knows, or nothing could be reached.
             Overloaded: its bounded queue is full.
+        """
+        ...
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        """Like ``run``, for a run that a former process began and that goes on under ``upstream_id``.
+
+        Raises:
+            UpstreamUnavailable: it cannot be found again.
+            UpstreamTimeout: it did not end in time.
         """
         ...
 

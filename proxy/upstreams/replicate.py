@@ -124,6 +124,10 @@ class ReplicateUpstream:
         return True
 
     @property
+    def outlives_us(self) -> bool:
+        return True
+
+    @property
     def output_access(self) -> OutputAccess:
         return self._access
 
@@ -154,12 +158,29 @@ class ReplicateUpstream:
         """See ``Upstream.run``; also raises ``NotFound`` and ``Unauthenticated`` for what cannot be sent at all."""
         check_names(job.target)
         authorization = authorize(job.credential)
-        began_at = self._clock()
         creation = asyncio.create_task(self._client.create(job, authorization))
+        return await self._see_through(job, creation, authorization, report)
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        """See ``Upstream.adopt``."""
+        known = asyncio.create_task(_unseen(upstream_id))
+        return await self._see_through(job, known, authorize(job.credential), report)
+
+    async def _see_through(
+        self,
+        job: Job,
+        creation: asyncio.Task[JsonObject],
+        authorization: dict[str, str],
+        report: Callable[[Progress], None],
+    ) -> Outcome:
+        """Follow what ``creation`` gives to its end, and cancel it there if nobody wants it any more."""
+        began_at = self._clock()
         try:
             prediction = await asyncio.shield(creation)
             return await self._follow(job, prediction, authorization, began_at, report)
         except asyncio.CancelledError:
+            if creation.done() and job.is_detached():
+                raise
             await asyncio.wait({self._withdraw(creation, authorization)}, timeout=CANCEL_TIMEOUT_S)
             raise
         except Exception:
@@ -276,6 +297,11 @@ class ReplicateUpstream:
         if len(passed) <= MAX_OPENAPI_BYTES:
             with contextlib.suppress(ValueError):
                 await self.remember_version(model, version, orjson.loads(passed))
+
+
+async def _unseen(upstream_id: str) -> JsonObject:
+    """A prediction of which only the id is known yet."""
+    return {"id": upstream_id, "status": "starting"}
 
 
 def _is_news(before: Progress, after: Progress) -> bool:

@@ -10,17 +10,22 @@ from PIL import Image
 
 from proxy.core.addresses import AddressBook
 from proxy.core.ids import IdMint
+from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.ongoing import Ongoing
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import Renderer
-from proxy.engine.runs import Create
+from proxy.engine.resumption import Resumption
+from proxy.engine.rows import RowWriter
+from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
@@ -75,8 +80,11 @@ class Engine:
         self.spool = Spool(spool_bytes, self.clock)
         self.addresses = AddressBook(self.secrets)
         self.coalescer = Coalescer()
-        self.journal = Journal(self.storage.ledger)
+        rows = RowWriter(self.storage.ledger)
+        self.journal = Journal(rows)
         self.history = History(self.storage.ledger, self.clock)
+        self.ongoing = Ongoing(rows, Sealer(self.secrets))
+        self.left_behind: list[tuple[str, str]] = []
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
         self.recent = RecentPredictions(self.clock)
         self.runs: list[Outcome] = []
@@ -91,9 +99,8 @@ class Engine:
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
         )
-        self.predictor = Predictor(
+        self.flights = Runs(
             results=self.storage.results,
-            coalescer=self.coalescer,
             ingestor=self.ingestor,
             renderer=self.renderer,
             file_inputs=FileInputs(
@@ -105,13 +112,34 @@ class Engine:
                 {},
             ),
             gatekeeper=self.gatekeeper,
+            journal=self.journal,
+            ongoing=self.ongoing,
+            observe_run=lambda name, outcome: self.runs.append(outcome),
+            keeps_text="deterministic",
+            now=self.clock,
+        )
+        self.predictor = Predictor(
+            results=self.storage.results,
+            runs=self.flights,
+            coalescer=self.coalescer,
+            renderer=self.renderer,
+            gatekeeper=self.gatekeeper,
             mint=IdMint(self.secrets),
             recent=self.recent,
             journal=self.journal,
             history=self.history,
+            ongoing=self.ongoing,
             cache_enabled=cache_enabled,
-            observe_run=lambda name, outcome: self.runs.append(outcome),
             now=self.clock,
+        )
+        self.resumption = Resumption(
+            self.ongoing,
+            self.flights,
+            self.coalescer,
+            self.predictor,
+            {self.upstream.name: self.upstream},
+            lambda name, how: self.left_behind.append((name, how)),
+            self.clock,
         )
 
     @property
@@ -146,6 +174,8 @@ class Engine:
         upstream: Upstream | None = None,
         wants_s: float = 0.0,
         target: ModelTarget | None = None,
+        deadline_s: float | None = None,
+        webhook: WebhookRequest | None = None,
     ) -> Create:
         """A create request, resolved."""
         asked = upstream or self.upstream
@@ -158,6 +188,8 @@ class Engine:
             scope=self.gatekeeper.scope_of(asked, credential),
             cache_control=cache_control,
             wants_s=wants_s,
+            deadline_s=deadline_s,
+            webhook=webhook,
         )
 
     async def create(self, given: JsonObject | None = None, **how: Any) -> Hit | Running:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.core.errors import HotplateError, NotFound
 from proxy.core.outputs import OutputAccess
@@ -40,9 +40,10 @@ class ScriptedUpstream:
         told_model: the model that runs say they are of.
         refusal: raised instead of accepting a run.
         breakdown: raised after a run was accepted and passed the gate.
+        starts: whether a run that waits at the gate is ``processing``.
         door: a run waits here before it is accepted.
         verdict: what ``check`` says; ``check_gate`` holds it up.
-        jobs, checks, canceled: what was asked so far, in order.
+        jobs, checks, canceled, adopted: what was asked so far, in order.
     """
 
     clock: Callable[[], float]
@@ -61,11 +62,17 @@ class ScriptedUpstream:
     breakdown: Exception | None = None
     door: asyncio.Event | None = None
     gate: asyncio.Event | None = None
+    starts: bool = True
     verdict: Verdict = field(default_factory=lambda: Verdict(is_accepted=True))
     check_gate: asyncio.Event | None = None
     jobs: list[Job] = field(default_factory=list)
     checks: list[Credential] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
+    adopted: list[str] = field(default_factory=list)
+
+    def successor(self) -> ScriptedUpstream:
+        """The same service as the next process meets it; nothing was asked of it yet."""
+        return replace(self, gate=None, door=None, jobs=[], checks=[], canceled=[], adopted=[])
 
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         return self.description
@@ -82,13 +89,18 @@ class ScriptedUpstream:
             said = {"upstream_id": f"up-{len(self.jobs)}", "model": self.told_model}
             report(Progress("starting", began_at, **said))  # type: ignore[arg-type]
             if self.gate is not None:
-                report(Progress("processing", began_at, logs="step 1\n", **said))  # type: ignore[arg-type]
+                if self.starts:
+                    report(Progress("processing", began_at, logs="step 1\n", **said))  # type: ignore[arg-type]
                 await self.gate.wait()
             if self.breakdown is not None:
                 raise self.breakdown
         except asyncio.CancelledError:
-            self.canceled.append(job.id)
+            if not job.is_detached():
+                self.canceled.append(job.id)
             raise
+        return self._outcome(job, began_at, f"up-{len(self.jobs)}")
+
+    def _outcome(self, job: Job, began_at: float, upstream_id: str) -> Outcome:
         return Outcome(
             status=self.status,  # type: ignore[arg-type]
             output=self.answer(job),
@@ -97,9 +109,29 @@ class ScriptedUpstream:
             metrics={"predict_time": 2.5},
             started_at=began_at,
             completed_at=self.clock(),
-            upstream_id=f"up-{len(self.jobs)}",
+            upstream_id=upstream_id,
             model=self.told_model,
         )
+
+    @property
+    def outlives_us(self) -> bool:
+        return self.kind == "replicate"
+
+    async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
+        self.adopted.append(upstream_id)
+        began_at = self.clock()
+        try:
+            report(Progress("starting", began_at, upstream_id=upstream_id))
+            if self.gate is not None:
+                report(Progress("processing", began_at, logs="step 1\n", upstream_id=upstream_id))
+                await self.gate.wait()
+            if self.breakdown is not None:
+                raise self.breakdown
+        except asyncio.CancelledError:
+            if not job.is_detached():
+                self.canceled.append(job.id)
+            raise
+        return self._outcome(job, began_at, upstream_id)
 
     async def check(self, credential: Credential) -> Verdict:
         self.checks.append(credential)

@@ -6,12 +6,15 @@ from hypothesis import strategies as st
 
 from proxy.core.outputs import FileReference, OutputPlan
 from proxy.core.policy import (
+    MAX_TEXT_BYTES,
     UNPINNED_TTL_S,
     Bypass,
     Cached,
+    KeepsText,
     Skip,
     Store,
     is_fresh,
+    may_keep_text,
     plan_lookup,
     plan_store,
 )
@@ -132,6 +135,33 @@ def test_result_with_an_address_that_is_not_the_upstreams_is_not_stored() -> Non
 
 def test_result_without_files_is_not_stored() -> None:
     assert plan_store(Cached(), "succeeded", OutputPlan((), ()), 0) == Skip("no-files")
+    assert plan_store(Cached(), "succeeded", OutputPlan((), ()), 0, is_text_kept=True) == Store()
+
+
+@pytest.mark.parametrize(
+    ("keeps_text", "given", "output", "is_kept"),
+    [
+        ("deterministic", {}, "words", False),
+        ("deterministic", {"seed": 0}, "words", True),
+        ("deterministic", {"seed": None}, "words", False),
+        ("deterministic", {"seed": -1}, "words", False),
+        ("deterministic", {"seed": True}, "words", False),
+        ("deterministic", {"seed": "7"}, "words", False),
+        ("deterministic", {"temperature": 0.0}, ["wo", "rds"], True),
+        ("deterministic", {"temperature": 0}, {"text": "words"}, True),
+        ("deterministic", {"temperature": False}, "words", False),
+        ("deterministic", {"temperature": 0.1}, "words", False),
+        ("on", {}, "words", True),
+        ("on", {}, "", True),
+        ("on", {}, None, False),
+        ("on", {}, "x" * (MAX_TEXT_BYTES + 1), False),
+        ("off", {"seed": 7}, "words", False),
+    ],
+)
+def test_text_is_kept_where_a_repeat_shall_be_the_same(
+    keeps_text: KeepsText, given: dict[str, object], output: object, is_kept: bool
+) -> None:
+    assert may_keep_text(keeps_text, given, output) is is_kept
 
 
 @pytest.mark.parametrize("fetched", [0, 1, 3])

@@ -7,6 +7,7 @@ import pytest
 from proxy.core.ids import IdParts, PredictionId
 from proxy.core.predictions import Prediction
 from proxy.engine.journal import INTERRUPTED, KEEP_S, Journal
+from proxy.engine.rows import RowWriter
 from proxy.upstreams.base import ModelDescription, Outcome
 from storage.digest import RecordId, Scope
 from storage.errors import StorageUnavailable
@@ -55,10 +56,10 @@ class SlowKeyValue(MemoryKeyValue):
 
 async def test_run_that_was_never_told_to_end_was_lost() -> None:
     rows = MemoryKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
-    found = await Journal(rows).find(ID, PARTS, MINE)
+    found = await Journal(RowWriter(rows)).find(ID, PARTS, MINE)
     assert found is not None
     assert (found.status, found.error) == ("failed", INTERRUPTED)
     assert (found.id, found.model, found.version) == (ID, "acme/pixel", VERSION)
@@ -67,7 +68,7 @@ async def test_run_that_was_never_told_to_end_was_lost() -> None:
 
 
 async def test_failed_run_is_told_as_it_ended() -> None:
-    journal = Journal(MemoryKeyValue())
+    journal = Journal(RowWriter(MemoryKeyValue()))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     journal.ended(RECORD, MINE, MODEL, BEGAN, FAILED, is_stored=False)
     await journal.drain()
@@ -80,7 +81,7 @@ async def test_failed_run_is_told_as_it_ended() -> None:
 
 @pytest.mark.parametrize("is_stored", [True, False])
 async def test_success_whose_result_is_not_to_be_found_has_its_data_removed(is_stored: bool) -> None:
-    journal = Journal(MemoryKeyValue())
+    journal = Journal(RowWriter(MemoryKeyValue()))
     journal.ended(RECORD, MINE, MODEL, BEGAN, SUCCEEDED, is_stored=is_stored)
     await journal.drain()
     found = await journal.find(ID, PARTS, MINE)
@@ -90,30 +91,30 @@ async def test_success_whose_result_is_not_to_be_found_has_its_data_removed(is_s
 
 
 async def test_run_of_another_scope_is_not_told() -> None:
-    journal = Journal(MemoryKeyValue())
+    journal = Journal(RowWriter(MemoryKeyValue()))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
     assert await journal.find(ID, PARTS, YOURS) is None
 
 
 async def test_run_that_is_not_known_is_not_told() -> None:
-    assert await Journal(MemoryKeyValue()).find(ID, PARTS, MINE) is None
+    assert await Journal(RowWriter(MemoryKeyValue())).find(ID, PARTS, MINE) is None
 
 
 async def test_cancelled_prediction_is_told_after_a_restart() -> None:
     rows = MemoryKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     journal.cancel(CANCELED)
     await journal.drain()
-    found = await Journal(rows).canceled(ID)
+    found = await Journal(RowWriter(rows)).canceled(ID)
     assert found is not None
     assert (found.status, found.completed_at, found.logs) == ("canceled", BEGAN + 5, "step 1\n")
-    assert await Journal(rows).canceled(PredictionId("b" * 26)) is None
+    assert await Journal(RowWriter(rows)).canceled(PredictionId("b" * 26)) is None
 
 
 async def test_inputs_are_not_written_down() -> None:
     rows = MemoryKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     journal.cancel(CANCELED)
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
@@ -124,7 +125,7 @@ async def test_inputs_are_not_written_down() -> None:
 async def test_rows_are_written_in_the_order_in_which_they_were_said() -> None:
     """A quick "ended" that overtook its slow "started" would make a finished run a lost one."""
     rows = SlowKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     journal.ended(RECORD, MINE, MODEL, BEGAN, FAILED, is_stored=False)
     journal.cancel(CANCELED)
@@ -137,7 +138,7 @@ async def test_rows_are_written_in_the_order_in_which_they_were_said() -> None:
 
 async def test_writing_delays_nobody() -> None:
     rows = SlowKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     assert rows.order == []
     await journal.drain()
@@ -146,7 +147,7 @@ async def test_writing_delays_nobody() -> None:
 
 async def test_store_that_is_away_fails_nothing_and_ends_no_later_write() -> None:
     rows = MemoryKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     rows.failure = StorageUnavailable("the disk is away")
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
@@ -159,7 +160,7 @@ async def test_store_that_is_away_fails_nothing_and_ends_no_later_write() -> Non
 
 async def test_rows_are_forgotten_after_a_week() -> None:
     clock = ManualClock()
-    journal = Journal(MemoryKeyValue(clock))
+    journal = Journal(RowWriter(MemoryKeyValue(clock)))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
     clock.advance(KEEP_S - 1)
@@ -169,16 +170,17 @@ async def test_rows_are_forgotten_after_a_week() -> None:
 
 
 async def test_drain_of_nothing_is_done_at_once() -> None:
-    await Journal(MemoryKeyValue()).drain()
+    await Journal(RowWriter(MemoryKeyValue())).drain()
 
 
 async def test_write_that_is_cancelled_with_its_loop_leaves_no_warning() -> None:
     rows = SlowKeyValue()
-    journal = Journal(rows)
+    journal = Journal(RowWriter(rows))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     journal.ended(RECORD, MINE, MODEL, BEGAN, FAILED, is_stored=False)
-    assert journal._last is not None
-    journal._last.cancel()
-    await asyncio.wait([journal._last])
+    last = journal._rows._last
+    assert last is not None
+    last.cancel()
+    await asyncio.wait([last])
     await journal.drain()
     await asyncio.sleep(0.05)

@@ -949,19 +949,90 @@ async def test_run_that_was_lost_with_the_process_is_shown_as_failed() -> None:
     await entry.flight.finished(10)
 
 
-async def test_run_that_a_stopping_proxy_breaks_off_has_failed_and_was_cancelled_by_nobody() -> None:
-    """Clients return nothing and raise nothing for "canceled"."""
+async def test_run_that_a_stopping_proxy_leaves_goes_on_upstream_and_whoever_waits_is_answered() -> None:
     engine = Engine()
     engine.upstream.gate = asyncio.Event()
     entry = await engine.create()
     assert isinstance(entry, Running)
+    waiting = asyncio.create_task(entry.wait(60))
+    await settle()
     await engine.coalescer.drain(0.01)
-    assert len(engine.upstream.canceled) == 1
+    await asyncio.wait_for(waiting, 1)
+    assert engine.upstream.canceled == []
+    assert (await shown(engine, entry)).status == "processing"
+
+
+# -- deadlines -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("has_started", "status"), [(True, "canceled"), (False, "aborted")])
+async def test_deadline_ends_a_prediction_and_the_run_that_nobody_else_wants(has_started: bool, status: str) -> None:
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    engine.upstream.starts = has_started
+    entry = await engine.create(deadline_s=0.02)
+    assert isinstance(entry, Running)
+    await asyncio.wait_for(entry.wait(5), 2)
+    await settle()
     one = await shown(engine, entry)
-    assert (one.status, one.error) == ("failed", INTERRUPTED)
+    assert (one.status, one.completed_at is not None) == (status, True)
+    assert (one.started_at is not None) is has_started
+    assert len(engine.upstream.canceled) == 1
     after = await found(await engine.restarted(), entry.id)
     assert after is not None
-    assert (after.status, after.error) == ("failed", INTERRUPTED)
+    assert after.status == status
+
+
+async def test_deadline_of_one_sharer_leaves_the_others_their_picture() -> None:
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    hasty = await engine.create(deadline_s=0.02)
+    patient = await engine.create()
+    assert isinstance(hasty, Running)
+    assert isinstance(patient, Running)
+    await asyncio.wait_for(hasty.wait(5), 2)
+    engine.upstream.gate.set()
+    await patient.flight.finished(5)
+    assert (await shown(engine, hasty)).status == "canceled"
+    assert (await shown(engine, patient)).status == "succeeded"
+    assert (len(engine.upstream.jobs), engine.upstream.canceled) == (1, [])
+
+
+async def test_prediction_that_ends_before_its_deadline_stays_as_it_ended() -> None:
+    engine = Engine()
+    entry = await engine.run(deadline_s=0.03)
+    await asyncio.sleep(0.06)
+    one = await shown(engine, entry)
+    assert (one.status, one.deadline_at) == ("succeeded", entry.created_at + 0.03)
+    assert engine.predictor._timers == {}
+
+
+async def test_waiting_create_is_answered_when_its_prediction_is_cancelled() -> None:
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    entry = await engine.create()
+    assert isinstance(entry, Running)
+    waiting = asyncio.create_task(entry.wait(60))
+    await settle()
+    await canceled(engine, entry.id)
+    await asyncio.wait_for(waiting, 1)
+
+
+# -- text ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("given", "is_kept"), [({"seed": 7}, True), ({"temperature": 0}, True), ({}, False)])
+async def test_text_is_kept_where_the_input_asks_for_the_same_again(given: dict[str, Any], is_kept: bool) -> None:
+    engine = Engine()
+    engine.upstream.answer = lambda job: ["a ", "fox"]
+    first = await shown(engine, await engine.run({**FOX, **given}))
+    again = await engine.create({**FOX, **given})
+    assert isinstance(again, Hit) is is_kept
+    if isinstance(again, Hit):
+        assert document(again)["output"] == first.output == ["a ", "fox"]
+
+
+# -- stopping and losing -------------------------------------------------------------------------------
 
 
 async def test_create_that_waits_while_the_proxy_stops_is_told_to_come_again() -> None:

@@ -1,0 +1,220 @@
+"""A process ends at any moment, and the next one over the same stores goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from proxy.core.errors import UpstreamUnavailable
+from proxy.engine import resumption as module
+from proxy.engine.journal import INTERRUPTED
+from proxy.engine.predictor import Hit
+from proxy.engine.recent import Running
+from proxy.upstreams.base import ModelDescription
+from tests.fakes.engine import TOKEN, Engine
+from tests.fakes.upstreams import VERSION, ScriptedUpstream
+
+pytestmark = pytest.mark.anyio
+
+FOX = {"prompt": "a red fox"}
+
+
+def cog(engine: Engine) -> ScriptedUpstream:
+    return ScriptedUpstream(engine.clock, name="replicate", kind="cog", has_accounts=False)
+
+
+async def begun(engine: Engine, count: int = 1, **how: Any) -> list[Running]:
+    """Predictions that share one run, which has been taken and does not end."""
+    engine.upstream.gate = asyncio.Event()
+    entries = [await engine.create(FOX, **how) for _ in range(count)]
+    assert all(isinstance(entry, Running) for entry in entries)
+    await engine.journal.drain()
+    return [entry for entry in entries if isinstance(entry, Running)]
+
+
+async def killed(engine: Engine, **options: Any) -> Engine:
+    """The next process; what the former one still does reaches no store any more."""
+    again = await engine.restarted(**options)
+    again.upstream = engine.upstream.successor()
+    again.resumption._upstreams = {again.upstream.name: again.upstream}
+    return again
+
+
+async def found(engine: Engine, prediction_id: str) -> Any:
+    return await engine.predictor.find(prediction_id, engine.request(token=TOKEN).scope)
+
+
+async def test_run_that_goes_on_upstream_is_adopted_and_every_sharer_gets_its_picture() -> None:
+    engine = Engine()
+    first, second = await begun(engine, 2)
+    again = await killed(engine)
+    await again.resumption.resume()
+    assert (await found(again, first.id)).status == "starting"
+    await again.coalescer.drain(5)
+    assert again.upstream.adopted == ["up-1"]
+    assert again.upstream.jobs == []
+    one, two = await found(again, first.id), await found(again, second.id)
+    assert one.status == two.status == "succeeded"
+    assert one.output == two.output
+    assert one.created_at == first.created_at
+    assert again.left_behind == [("replicate", "adopted")]
+    assert isinstance(await again.create(FOX), Hit)
+
+
+async def test_same_input_joins_the_adopted_run_instead_of_paying_again() -> None:
+    engine = Engine()
+    await begun(engine)
+    again = await killed(engine)
+    again.upstream.gate = asyncio.Event()
+    await again.resumption.resume()
+    joined = await again.create(FOX)
+    assert isinstance(joined, Running)
+    assert joined.is_follower
+    again.upstream.gate.set()
+    await joined.flight.finished(5)
+    assert (await again.predictor.view(joined)).status == "succeeded"
+    assert again.upstream.jobs == []
+
+
+async def test_adopted_run_does_not_prove_a_credential_before_the_upstream_has_spoken() -> None:
+    engine = Engine()
+    await begun(engine)
+    again = await killed(engine)
+    again.upstream.gate = asyncio.Event()
+    await again.resumption.resume()
+    await asyncio.sleep(0)
+    assert not again.gatekeeper.is_accepted_now(again.upstream, again.request().scope)
+    again.upstream.gate.set()
+    await again.coalescer.drain(5)
+
+
+async def test_orderly_stop_leaves_the_run_to_the_next_process_too() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine)
+    await engine.coalescer.drain(0.01)
+    assert engine.upstream.canceled == []
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    assert (await found(again, entry.id)).status == "succeeded"
+
+
+async def test_run_that_ended_with_its_connection_is_run_once_more_and_not_a_second_time() -> None:
+    engine = Engine()
+    engine.upstream = cog(engine)
+    (entry,) = await begun(engine, token=None)
+    scope = entry.scope
+    again = await killed(engine)
+    again.upstream.gate = asyncio.Event()
+    await again.resumption.resume()
+    await asyncio.sleep(0.01)
+    assert [job.input for job in again.upstream.jobs] == [FOX]
+    assert again.upstream.jobs[0].id == engine.upstream.jobs[0].id
+    await again.journal.drain()
+    third = await killed(again)
+    await third.resumption.resume()
+    one = await third.predictor.find(entry.id, scope)
+    assert one is not None
+    assert (one.status, one.error) == ("failed", INTERRUPTED)
+    assert (again.left_behind, third.left_behind) == ([("replicate", "repeated")], [("replicate", "lost")])
+    assert third.upstream.jobs == []
+
+
+async def test_run_that_was_left_behind_long_ago_is_not_run_once_more() -> None:
+    engine = Engine()
+    engine.upstream = cog(engine)
+    (entry,) = await begun(engine, token=None)
+    again = await killed(engine)
+    again.clock.advance(module.MAX_REPEAT_AGE_S + 1)
+    await again.resumption.resume()
+    assert again.left_behind == [("replicate", "lost")]
+    one = await again.predictor.find(entry.id, entry.scope)
+    assert one is not None
+    assert one.status == "failed"
+
+
+async def test_run_whose_result_was_stored_before_the_end_is_not_asked_for_again() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine)
+    rows = dict(engine.ledger._values)
+    assert engine.upstream.gate is not None
+    engine.upstream.gate.set()
+    await entry.flight.finished(5)
+    await engine.journal.drain()
+    engine.ledger._values.update(rows)  # as if it had been killed between the record and the row
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    assert (again.upstream.adopted, again.upstream.jobs) == ([], [])
+    assert (await found(again, entry.id)).status == "succeeded"
+
+
+async def test_run_of_an_upstream_that_is_gone_has_failed() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine)
+    again = await killed(engine)
+    again.resumption._upstreams = {}
+    await again.resumption.resume()
+    one = await found(again, entry.id)
+    assert (one.status, one.error) == ("failed", INTERRUPTED)
+
+
+async def test_run_that_cannot_be_found_again_has_failed_and_says_why() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine)
+    again = await killed(engine)
+    again.upstream.breakdown = UpstreamUnavailable("The run's result is lost.")
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    one = await found(again, entry.id)
+    assert (one.status, one.error) == ("failed", "The run's result is lost.")
+
+
+async def test_deadline_holds_across_a_restart() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine, deadline_s=30.0)
+    again = await killed(engine)
+    again.upstream.gate = asyncio.Event()
+    again.clock.advance(31)
+    await again.resumption.resume()
+    await asyncio.sleep(0.05)
+    one = await found(again, entry.id)
+    assert one.status in ("aborted", "canceled")
+    assert len(again.upstream.canceled) == 1
+
+
+async def test_cancelled_prediction_stays_cancelled_and_the_others_go_on() -> None:
+    engine = Engine()
+    first, second = await begun(engine, 2)
+    await engine.predictor.cancel(first.id, first.scope)
+    await engine.journal.drain()
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    assert (await found(again, first.id)).status == "canceled"
+    assert (await found(again, second.id)).status == "succeeded"
+
+
+async def test_nothing_is_left_in_the_store_when_all_has_ended() -> None:
+    engine = Engine()
+    await begun(engine, 3)
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    await again.journal.drain()
+    assert not [name for name in again.ledger._values if name.startswith(("going:", "pred:"))]
+
+
+async def test_result_of_an_adopted_run_of_an_unpinned_model_is_stored_as_such() -> None:
+    engine = Engine()
+    engine.upstream.description = ModelDescription("acme/pixel", "hidden", is_pinned=False, schema=None)
+    await begun(engine)
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    again.upstream.description = engine.upstream.description
+    hit = await again.create(FOX)
+    assert isinstance(hit, Hit)
+    assert hit.record.version == "hidden" != VERSION
