@@ -27,6 +27,7 @@ from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.listing import Listing
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
@@ -40,6 +41,7 @@ from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models
 from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
@@ -249,6 +251,7 @@ def _services(
         coalescer=coalescer,
         journal=journal,
         history=history,
+        listing=Listing(history, predictor, gatekeeper, base_url),
         resumption=resumption,
         metrics=metrics,
         now=time.time,
@@ -324,12 +327,13 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     """The public listener. A path or method that is not here goes to the first Replicate upstream as it is."""
     passthrough = Passthrough(services)
     predictions = Predictions(services, passthrough)
+    listing = PredictionList(services)
     models = Models(services, passthrough)
     outputs = Outputs(services)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
-        Route("/predictions", Endpoint({"POST": predictions.create()}, onward)),
+        Route("/predictions", Endpoint({"GET": listing.get, "POST": predictions.create()}, onward)),
         Route(model + "/predictions", Endpoint({"POST": predictions.create(in_path="model")}, onward)),
         Route(
             "/deployments/{owner}/{name}/predictions",

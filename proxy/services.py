@@ -11,6 +11,7 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History
 from proxy.engine.journal import Journal
+from proxy.engine.listing import Listing
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
@@ -42,6 +43,7 @@ class Services:
     coalescer: Coalescer
     journal: Journal
     history: History
+    listing: Listing
     resumption: Resumption
     metrics: Metrics
     now: Callable[[], float]

@@ -8,7 +8,7 @@ Source of the shape: Replicate's OpenAPI document, ``schemas_prediction_response
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
@@ -48,6 +48,24 @@ class Prediction:
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+
+LONGEST_LISTED_DATA_URL = 1024
+
+
+def for_list(prediction: Prediction) -> Prediction:
+    """``prediction`` as one of many: ``null`` where its input holds a file as a long ``data:`` URL."""
+    return replace(prediction, input=_without_data(prediction.input))
+
+
+def _without_data(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return None if len(value) > LONGEST_LISTED_DATA_URL and value.startswith("data:") else value
+    if isinstance(value, list):
+        return [_without_data(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _without_data(each) for name, each in value.items()}
+    return value
 
 
 @lru_cache(maxsize=64)

@@ -233,14 +233,15 @@ class Predictor:
         """Whether an id was made here for ``scope``; says nothing of what has become of it."""
         return self._mint.read(prediction_id, scope) is not None
 
-    async def find(self, prediction_id: str, scope: Scope) -> Prediction | None:
+    async def find(self, prediction_id: str, scope: Scope, *, in_list: bool = False) -> Prediction | None:
         """The prediction as it is now, or ``None`` when this scope has none of that id here.
 
-        One of which nothing is left but its id is shown as Replicate shows one whose data were removed.
+        ``in_list`` shows files as addresses, since many predictions make up one answer then. One of which nothing is
+        left but its id is shown as Replicate shows one whose data were removed.
         """
         entry = self._recent.running(prediction_id, scope)
         if entry is not None:
-            return await self.view(entry)
+            return await self.view(entry, in_list=in_list)
         parts = self._mint.read(prediction_id, scope)
         if parts is None or parts.created_at > self._now() + CLOCK_TOLERANCE_S:
             return None
@@ -253,7 +254,7 @@ class Predictor:
             return await self._without_result(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
         try:
-            output = await self._renderer.output(record)
+            output = await self._renderer.output(record, as_addresses=in_list)
         except OutputGone:
             return await self._without_result(own_id, parts, scope)
         own_input = self._recent.served_input(prediction_id, scope)
@@ -291,7 +292,7 @@ class Predictor:
             deployment=label.deployment,
         )
 
-    async def view(self, entry: Running) -> Prediction:
+    async def view(self, entry: Running, *, in_list: bool = False) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
         if entry.canceled_at is not None:
@@ -306,7 +307,7 @@ class Predictor:
         if landed.record is not None:
             base = replace(base, model=landed.record.model)
             try:
-                output = await self._renderer.output(landed.record, landed.left_urls)
+                output = await self._renderer.output(landed.record, landed.left_urls, as_addresses=in_list)
             except OutputGone:
                 is_removed = True
         return replace(

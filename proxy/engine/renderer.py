@@ -54,15 +54,19 @@ class Renderer:
         """
         return ", ".join(f'<{self.address(file, record.scope)}>; rel="item"' for file in record.files)
 
-    async def output(self, record: ResultRecord, left: tuple[tuple[JsonPath, str], ...] = ()) -> JsonValue:
-        """The output document as a client sees it.
+    async def output(
+        self, record: ResultRecord, left: tuple[tuple[JsonPath, str], ...] = (), *, as_addresses: bool = False
+    ) -> JsonValue:
+        """The output document as a client sees it; ``as_addresses`` shows no file as ``data:``.
 
         Raises:
             OutputGone: a file that was to be shown as ``data:`` cannot be read.
         """
-        values: list[tuple[JsonPath, JsonValue]] = list(left)
+        values: list[tuple[JsonPath, JsonValue]] = [
+            (path, url) for path, url in left if not (as_addresses and url.startswith("data:"))
+        ]
         for file in record.files:
-            if file.blob.size_bytes <= self._data_max_bytes:
+            if file.blob.size_bytes <= self._data_max_bytes and not as_addresses:
                 values.append((file.path, encode_data_url(file.content_type, await self._read(file))))
             else:
                 values.append((file.path, self.address(file, record.scope)))
