@@ -22,13 +22,16 @@ from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import SECRET_BYTES, Secrets
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import GRACE_S, Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
+from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
+from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.renderer import Renderer
@@ -36,6 +39,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
@@ -47,6 +51,7 @@ from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
+from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import (
     CogUpstreamSettings,
@@ -149,6 +154,8 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
+        if settings.webhooks.enabled:
+            await services.courier.resume()
         await services.resumption.resume()
     except BaseException:
         for upstream in upstreams:
@@ -159,8 +166,11 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
     async def aclose(drain_timeout_s: float) -> None:
         await services.coalescer.drain(drain_timeout_s)
+        await services.notices.aclose()
+        await services.courier.aclose(min(drain_timeout_s, GRACE_S))
         for upstream in upstreams:
             await upstream.aclose()
+        await services.webhook_secrets.aclose()
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
@@ -194,6 +204,19 @@ def _services(
         settings.auth.accept_for_s,
         time.monotonic,
     )
+    webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
+    webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
+    courier = Courier(
+        ParcelRows(storage.ledger, Sealer(secrets)),
+        egress,
+        webhook_access,
+        webhook_secrets.signing,
+        settings.webhooks.timeout_s,
+        metrics.observe_webhook,
+        time.time,
+    )
+    notices = Notices(courier, base_url, time.time)
+    metrics.webhooks_waiting.set_function(lambda: float(len(courier)))
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
     renderer = Renderer(
         base_url,
@@ -227,6 +250,7 @@ def _services(
         journal=journal,
         history=history,
         ongoing=ongoing,
+        notices=notices,
         cache_enabled=settings.cache.enabled,
         now=time.time,
     )
@@ -235,6 +259,7 @@ def _services(
         runs,
         coalescer,
         predictor,
+        journal,
         {upstream.name: upstream for upstream in catalog.upstreams},
         metrics.observe_left_behind,
         time.time,
@@ -253,6 +278,10 @@ def _services(
         history=history,
         listing=Listing(history, predictor, gatekeeper, base_url),
         resumption=resumption,
+        webhook_secrets=webhook_secrets,
+        webhook_access=webhook_access,
+        courier=courier,
+        notices=notices,
         metrics=metrics,
         now=time.time,
     )
@@ -330,6 +359,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     listing = PredictionList(services)
     models = Models(services, passthrough)
     outputs = Outputs(services)
+    webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
@@ -348,6 +378,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
+        Route("/webhooks/default/secret", Endpoint({"GET": webhooks.secret}, onward)),
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))

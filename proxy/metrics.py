@@ -21,6 +21,7 @@ OUTCOMES = (
     "other",
 )
 LEFT_BEHIND = ("adopted", "repeated", "lost")
+WEBHOOK_OUTCOMES = ("sent", "failed", "given_up")
 RUN_STATUSES = ("succeeded", "failed", "canceled", "aborted")
 
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -75,9 +76,20 @@ class Metrics:
             "hotplate_outputs_left_total", "Output files that kept the upstream's own URL.", registry=self.registry
         )
         self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
+        self._webhooks = Counter(
+            "hotplate_webhooks_total",
+            "Webhooks: attempts that were taken, attempts that failed, deliveries that were given up.",
+            ["outcome"],
+            registry=self.registry,
+        )
+        self.webhooks_waiting = Gauge(
+            "hotplate_webhooks_waiting", "Webhooks that wait or are on their way.", registry=self.registry
+        )
         self._outcomes = {
             outcome: (self._requests.labels(outcome), self._request_seconds.labels(outcome)) for outcome in OUTCOMES
         }
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks.labels(outcome)
         for upstream in upstreams:
             for status in RUN_STATUSES:
                 self._runs.labels(upstream, status)
@@ -108,6 +120,10 @@ class Metrics:
     def observe_left_behind(self, upstream: str, how: str) -> None:
         """What became of a run that a former process left behind."""
         self._left_behind.labels(upstream, how).inc()
+
+    def observe_webhook(self, outcome: str) -> None:
+        """One attempt at a webhook, or the end of all."""
+        self._webhooks.labels(outcome).inc()
 
     def export(self, prefix: str, read: Callable[[], Mapping[str, int]]) -> None:
         """Export counters that somebody else keeps, under ``prefix``; names end in ``_total``."""

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 
 from proxy.core.addresses import AddressBook
 from proxy.core.errors import NotFound, Unauthenticated
+from proxy.core.outputs import OutputAccess
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
+from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
@@ -30,6 +34,7 @@ class Services:
     Attributes:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
+        webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
     settings: Settings
@@ -45,6 +50,10 @@ class Services:
     history: History
     listing: Listing
     resumption: Resumption
+    webhook_secrets: WebhookSecrets
+    webhook_access: OutputAccess
+    courier: Courier
+    notices: Notices
     metrics: Metrics
     now: Callable[[], float]
 

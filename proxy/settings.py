@@ -218,6 +218,24 @@ HttpUrl = Annotated[str, AfterValidator(_check_url)]
 HttpOrigin = Annotated[str, AfterValidator(_check_origin)]
 
 
+class WebhookSettings(_Section):
+    """News of predictions, sent by Hotplate itself to the addresses that clients name."""
+
+    enabled: bool = Field(
+        default=True,
+        description="Whether Hotplate sends webhooks. Where not, a create with a webhook goes past the cache to a "
+        "`replicate` upstream, and `cog` and `local` models refuse it.",
+    )
+    origins: tuple[HttpOrigin, ...] = Field(
+        default=(),
+        description="Origins that may be called although they are private, plain http or on another port, e.g. "
+        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
+    )
+    timeout_s: float = Field(
+        default=10.0, gt=0, le=60, description="Seconds in which a receiver must have answered one delivery."
+    )
+
+
 class ReplicateUpstreamSettings(_UpstreamBase):
     """Any Replicate-compatible API."""
 
@@ -302,6 +320,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
+    webhooks: WebhookSettings = WebhookSettings()
     storage: StorageSettings = StorageSettings()
     log: LogSettings = LogSettings()
     upstream: tuple[UpstreamSettings, ...] = Field(

@@ -11,10 +11,13 @@ from loadtests.fake_model.web import Problem, refuse
 from loadtests.fake_model.world import Webhook, WebhookEvent
 
 MAX_WAIT_S = 60
+MAX_CANCEL_AFTER_S = 30 * 86400.0
+"""More than any run lives; a deadline must still be a time."""
 WEBHOOK_EVENTS = ("start", "output", "logs", "completed")
 USUAL_EVENTS: tuple[WebhookEvent, ...] = ("output", "completed")
 
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
+_DURATION = re.compile(r"(?:(\d{1,18})h)?(?:(\d{1,18})m)?(?:(\d{1,18})s?)?", re.ASCII)
+_WAIT = re.compile(r"[1-9]|[1-5][0-9]|60")
 _PREFER_WAIT = re.compile(r"wait(?:\s*=\s*(.*))?")
 
 
@@ -30,7 +33,7 @@ def parse_wait_s(prefer: str | None) -> int | None:
             continue
         if found[1] is None:
             return MAX_WAIT_S
-        if not found[1].isdigit() or not 1 <= int(found[1]) <= MAX_WAIT_S:
+        if not _WAIT.fullmatch(found[1]):
             raise Problem(422, f"Prefer: wait=n takes 1 to {MAX_WAIT_S} seconds", "Invalid Prefer header")
         return int(found[1])
     return None
@@ -52,7 +55,7 @@ def parse_cancel_after_s(text: str | None, least_s: float) -> float | None:
     cancel_after_s = float(hours * 3600 + minutes * 60 + seconds)
     if cancel_after_s < least_s:
         raise Problem(422, f"Cancel-After must be at least {least_s:g} seconds", "Invalid Cancel-After header")
-    return cancel_after_s
+    return min(cancel_after_s, MAX_CANCEL_AFTER_S)
 
 
 def parse_webhook(body: JsonObject, *, is_http_allowed: bool) -> Webhook | None:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from loadtests.fake_model.world import World
 
 PIECE_BYTES = 1 << 18
-_RANGE = re.compile(r"bytes=(?:(\d+)-(\d*)|-(\d+))")
+_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))", re.ASCII)
 
 
 def make_delivery(world: World) -> Starlette:

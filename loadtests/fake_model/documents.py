@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from loadtests.fake_model.catalog import JsonObject, Model
 from loadtests.fake_model.registry import MODELS_SINCE, Deployment, Entry
 from loadtests.fake_model.sites import Site
@@ -121,14 +119,13 @@ def render_deployment(deployment: Deployment) -> JsonObject:
 
 
 def render_upload(upload: Upload, site: Site) -> JsonObject:
-    md5 = hashlib.md5(upload.content, usedforsecurity=False).hexdigest()
     return {
         "id": upload.id,
         "name": upload.name,
         "content_type": upload.content_type,
         "size": len(upload.content),
-        "etag": md5,
-        "checksums": {"sha256": hashlib.sha256(upload.content).hexdigest(), "md5": md5},
+        "etag": upload.md5,
+        "checksums": {"sha256": upload.sha256, "md5": upload.md5},
         "metadata": upload.metadata,
         "created_at": format_time(upload.created_at),
         "expires_at": format_time(upload.expires_at),

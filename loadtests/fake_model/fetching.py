@@ -128,10 +128,17 @@ def decode_data_uri(uri: str) -> bytes:
 
 
 def client_trusting(ca: str | None) -> httpx.AsyncClient:
-    """A client for hosts that others name: no environment, no redirects of its own, authorities from ``ca``."""
+    """A client for hosts that others name: no environment, no redirects of its own, authorities from ``ca``.
+
+    Each request has a connection of its own: one that the other side closed meanwhile would be an attempt that failed.
+    """
     context = ssl.create_default_context(cafile=ca) if ca else httpx.create_ssl_context(trust_env=False)
     return httpx.AsyncClient(
-        verify=context, trust_env=False, follow_redirects=False, timeout=FETCH_TIMEOUT_S, limits=httpx.Limits()
+        verify=context,
+        trust_env=False,
+        follow_redirects=False,
+        timeout=FETCH_TIMEOUT_S,
+        limits=httpx.Limits(max_keepalive_connections=0),
     )
 
 

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from loadtests.fake_model.catalog import JsonObject
 from loadtests.fake_model.documents import render_upload
 from loadtests.fake_model.validation import complaint
-from loadtests.fake_model.web import PROBLEM_JSON, Handlers, Problem, answer, refuse
+from loadtests.fake_model.web import PROBLEM_JSON, Handlers, Problem, answer, parse_count, refuse
 from loadtests.fake_model.wire import OVERSIZE
 from loadtests.fake_model.world import Upload
 
@@ -38,7 +38,7 @@ class Files(Handlers):
             raise Problem(400, str(error.detail), "Bad request") from None
         if len(upload.content) > most:
             raise _too_large(most)
-        self.world.uploads[upload.id] = upload
+        self.world.keep_upload(upload)
         self.world.counts["upload_bytes"] += len(upload.content)
         return answer(render_upload(upload, self.site), 201)
 
@@ -49,16 +49,18 @@ class Files(Handlers):
         name = await _text(form, "filename") or content.filename or "file"
         if len(name.encode()) > MAX_NAME_BYTES:
             raise refuse([complaint("string_lte", "filename", f"Must be at most {MAX_NAME_BYTES} bytes")])
-        now = time.time()
+        now, body = time.time(), await content.read()
         return Upload(
             id=base64.urlsafe_b64encode(secrets.token_bytes(36)).decode(),
             account=account,
             name=name,
             content_type=await _text(form, "type") or content.content_type or USUAL_TYPE,
-            content=await content.read(),
+            content=body,
             metadata=_parse_metadata(await _text(form, "metadata")),
             created_at=now,
             expires_at=now + self.world.options.file_ttl_s,
+            md5=hashlib.md5(body, usedforsecurity=False).hexdigest(),
+            sha256=hashlib.sha256(body).hexdigest(),
         )
 
     def _find(self, request: Request) -> Upload:
@@ -86,10 +88,10 @@ class Files(Handlers):
         query = request.query_params
         upload = self.world.find_upload(request.path_params["id"])
         owner, expiry, signature = (query.get(name, "") for name in ("owner", "expiry", "signature"))
-        is_due = expiry.isdigit() and int(expiry) > time.time()
-        if upload is None or upload.account != owner or not is_due:
+        due_at = parse_count(expiry, 2**63 - 1)
+        if upload is None or upload.account != owner or due_at is None or due_at <= time.time():
             raise _not_found()
-        if not hmac.compare_digest(sign_download(owner, upload.id, int(expiry)).encode(), signature.encode()):
+        if not hmac.compare_digest(sign_download(owner, upload.id, due_at).encode(), signature.encode()):
             raise _not_found()
         return Response(upload.content, headers={"content-type": upload.content_type})
 

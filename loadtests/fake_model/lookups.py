@@ -8,7 +8,7 @@ from starlette.responses import Response
 from loadtests.fake_model.catalog import COLLECTIONS, HARDWARE, JsonObject
 from loadtests.fake_model.courier import webhook_secret
 from loadtests.fake_model.documents import render_model
-from loadtests.fake_model.web import NOT_FOUND, Handlers, Problem, answer
+from loadtests.fake_model.web import NOT_FOUND, Handlers, Problem, answer, parse_count
 
 USUAL_LIMIT, MAX_LIMIT = 20, 50
 
@@ -42,12 +42,12 @@ class Lookups(Handlers):
     async def search(self, request: Request) -> Response:
         """Models and collections whose names hold the words."""
         account, query = self.account(request), request.query_params.get("query", "")
-        limit = request.query_params.get("limit", str(USUAL_LIMIT))
-        if not query.strip() or not limit.isdigit() or not 1 <= int(limit) <= MAX_LIMIT:
+        limit = parse_count(request.query_params.get("limit", str(USUAL_LIMIT)), MAX_LIMIT)
+        if not query.strip() or not limit:
             raise Problem(400, f"search takes a query, and a limit of 1 to {MAX_LIMIT}", "Bad request")
         words = query.lower().split()
         entries = [each for each in self.world.registry.entries.values() if each.is_visible_to(account)]
-        found = [each for each in entries if any(word in each.full_name for word in words)][: int(limit)]
+        found = [each for each in entries if any(word in each.full_name for word in words)][:limit]
         slugs = [slug for slug in COLLECTIONS if any(word in slug for word in words)]
         metadata: JsonObject = {"generated_description": None, "score": 1.0, "tags": []}
         return answer(

@@ -29,10 +29,11 @@ _FIELDS: dict[str, JsonObject] = {
 
 class Models(Handlers):
     async def index(self, request: Request) -> Response:
-        """GET lists; QUERY searches for the words of its plain text body."""
+        """GET lists; QUERY searches for the words of its plain text body, which one client sends as a JSON string."""
         account, query = self.account(request), request.query_params
         is_search = request.method == "QUERY"
-        words = (await request.body()).decode("utf-8", "replace").lower().split() if is_search else []
+        text = (await request.body()).decode("utf-8", "replace") if is_search else ""
+        words = text.lower().replace('"', " ").split()
         found = [each for each in self._visible(account) if all(word in each.full_name for word in words)]
         if not is_search:
             _sort(found, query.get("sort_by", "latest_version_created_at"), query.get("sort_direction", "desc"))

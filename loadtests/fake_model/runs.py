@@ -82,6 +82,7 @@ class Runner:
         await asyncio.sleep(self._boot_s(model))
         self._set_out(prediction)
         given = await self._files.resolve(prediction)
+        given = {name: value for name, value in given.items() if name in model.properties}
         seed = given.get("seed")
         if seed is None:
             seed = secrets.randbelow(2**31) if "seed" in model.properties else 0

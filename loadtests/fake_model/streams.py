@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from loadtests.fake_model.sites import Site
 from loadtests.fake_model.web import NOT_FOUND, answer
-from loadtests.fake_model.world import Output, Prediction, StreamEvent, World, locate
+from loadtests.fake_model.world import Address, Prediction, StreamEvent, World, locate
 
 _HEADERS = {"cache-control": "no-cache", "access-control-allow-origin": "*", "x-accel-buffering": "no"}
 
@@ -52,22 +52,25 @@ async def _tell(world: World, prediction: Prediction, site: Site, place: int) ->
     while True:
         while place < len(prediction.events):
             world.counts["stream_events"] += 1
-            yield write_event(prediction.events[place], site, is_inline=world.options.is_stream_inline)
+            event = prediction.events[place]
+            yield write_event(event, _text(world, event.data, site))
             place += 1
         if prediction.is_terminal:
             return
         await prediction.changed()
 
 
-def write_event(event: StreamEvent, site: Site, *, is_inline: bool = False) -> bytes:
-    """The event as bytes; each line of its data becomes a ``data`` line."""
-    text = _text(event.data, site, is_inline=is_inline)
+def write_event(event: StreamEvent, text: str) -> bytes:
+    """The event as bytes; each line of its text becomes a ``data`` line."""
     lines = [f"event: {event.kind}", f"id: {event.id}", *(f"data: {line}" for line in text.split("\n"))]
     return ("\n".join(lines) + "\n\n").encode()
 
 
-def _text(data: Any, site: Site, *, is_inline: bool) -> str:
-    if isinstance(data, Output) and is_inline:
-        return f"data:{data.file.content_type};base64,{base64.b64encode(data.file.content).decode()}"
+def _text(world: World, data: Any, site: Site) -> str:
+    """What is told: text as it is, a file as its URL or data URI, anything else as JSON."""
+    if isinstance(data, Address) and world.options.is_stream_inline:
+        output = world.find_output(data.path)
+        if output is not None:
+            return f"data:{output.file.content_type};base64,{base64.b64encode(output.file.content).decode()}"
     told = locate(data, site)
     return told if isinstance(told, str) else orjson.dumps(told).decode()

@@ -118,6 +118,12 @@ def _read_cursor(cursor: str | None) -> tuple[str, str]:
     return way, name
 
 
+def parse_count(text: str, most: int) -> int | None:
+    """A number of 0 to ``most`` in decimal digits; ``None`` for anything else."""
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(most))
+    return int(text) if is_number and int(text) <= most else None
+
+
 async def read_object(request: Request) -> JsonObject:
     """The JSON object that a request carries.
 

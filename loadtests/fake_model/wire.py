@@ -24,7 +24,7 @@ _COUNTERS = {
     "cancel": "cancels",
     "account": "accounts",
     "upload": "uploads",
-    "file": "file_reads",
+    "file": "file_requests",
     "secret": "secrets",
     "output": "output_reads",
     "stream": "stream_opens",

@@ -40,7 +40,7 @@ _COUNTED = (
     "output_credentials",
     "uploads",
     "upload_bytes",
-    "file_reads",
+    "file_requests",
     "deletes",
     "secrets",
     "stream_opens",
@@ -104,18 +104,27 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
+class Address:
+    """Where an output file lies; on which site, is decided when it is told.
+
+    Predictions hold addresses alone, so that the bytes go when the outputs' life ends.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
-    """A file with an address; which site's, is decided when it is told."""
+    """A file at its address."""
 
     file: File
-    path: str
     created_at: float
     etag: str
 
 
 @dataclass(frozen=True, slots=True)
 class StreamEvent:
-    """One event of a prediction's stream; ``data`` may hold ``Output``."""
+    """One event of a prediction's stream; ``data`` may hold ``Address``."""
 
     id: str
     kind: StreamEventKind
@@ -190,6 +199,8 @@ class Upload:
     metadata: JsonObject
     created_at: float
     expires_at: float
+    md5: str
+    sha256: str
 
 
 class World:
@@ -244,14 +255,13 @@ class World:
         self.options = replace(self.options, **document)
 
     def publish(self, document: Any, *, is_kept: bool = False) -> Any:
-        """``document`` with an ``Output`` for each of its files."""
+        """``document`` with an ``Address`` for each of its files."""
         if isinstance(document, File):
             self._forget_expired()
             path = f"xezq/{secrets.token_urlsafe(24)}/{document.name}"
             etag = f'"{hashlib.md5(document.content, usedforsecurity=False).hexdigest()}"'
-            output = Output(document, path, time.time(), etag)
-            (self.kept if is_kept else self.outputs)[path] = output
-            return output
+            (self.kept if is_kept else self.outputs)[path] = Output(document, time.time(), etag)
+            return Address(path)
         return _map(document, lambda each: self.publish(each, is_kept=is_kept))
 
     def find_output(self, path: str) -> Output | None:
@@ -264,6 +274,13 @@ class World:
     def find_upload(self, file_id: str) -> Upload | None:
         upload = self.uploads.get(file_id)
         return upload if upload is not None and upload.expires_at > time.time() else None
+
+    def keep_upload(self, upload: Upload) -> None:
+        """Take it up, and forget those whose life has ended."""
+        now = time.time()
+        for each in [each for each in self.uploads.values() if each.expires_at <= now]:
+            del self.uploads[each.id]
+        self.uploads[upload.id] = upload
 
     def is_expired(self, at: float) -> bool:
         return at <= self._expired_until or time.time() - at > self.options.output_ttl_s
@@ -300,8 +317,8 @@ def _map(document: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def locate(document: Any, site: Site) -> Any:
-    """``document`` with that site's URL for each ``Output``."""
-    if isinstance(document, Output):
+    """``document`` with that site's URL for each ``Address``."""
+    if isinstance(document, Address):
         return f"{site.delivery_url}/{document.path}"
     return _map(document, lambda each: locate(each, site))
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 
@@ -19,10 +20,12 @@ from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.policy import Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
+from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
 from proxy.engine.journal import Journal
+from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
@@ -64,6 +67,7 @@ class Predictor:
         journal: Journal,
         ongoing: Ongoing,
         history: History,
+        notices: Notices,
         cache_enabled: bool,
         now: Callable[[], float],
     ) -> None:
@@ -77,6 +81,7 @@ class Predictor:
         self._journal = journal
         self._ongoing = ongoing
         self._history = history
+        self._notices = notices
         self._cache_enabled = cache_enabled
         self._now = now
         self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
@@ -123,6 +128,11 @@ class Predictor:
         if prepared.key is not None and isinstance(prepared.plan, Cached) and prepared.plan.may_look_up:
             hit = await self._look_up(create, prepared)
             if hit is not None:
+                if create.webhook is not None:
+                    # Before the answer: once that is out, nobody would ask again for what was not written.
+                    served = await self.find(hit.id, create.scope)
+                    if served is not None:
+                        await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
                 return hit
         now = self._now()
         flight, is_follower = self._join_or_lead(create, prepared, now)
@@ -150,22 +160,25 @@ class Predictor:
             deployment=prepared.described.deployment,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
-        self.attend(entry)
+        await self.attend(entry, NOTHING_TOLD)
         if create.webhook is not None and noted is not None:
             await asyncio.shield(noted)
         return entry
 
-    def attend(self, entry: Running) -> None:
-        """Remember a prediction, and see to its deadline and to its end."""
+    async def attend(self, entry: Running, told: Told) -> None:
+        """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
         self._recent.add(entry)
         self._list(entry)
-        if entry.flight.has_ended:
-            self._settle(entry)
-            return
-        if entry.deadline_at is not None:
+        if not entry.has_ended and entry.deadline_at is not None:
             left_s = max(entry.deadline_at - self._now(), 0.0)
             self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
-        entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+        if entry.webhook is not None:
+            settle, view = partial(self._settle, entry), partial(self.view, entry)
+            await self._notices.follow(entry, entry.webhook, entry.upstream, view, settle, told)
+        elif entry.flight.has_ended:
+            self._settle(entry)
+        else:
+            entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
 
     def _list(self, entry: Running) -> None:
         """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""
@@ -176,10 +189,14 @@ class Predictor:
 
     async def conclude(self, one: OngoingPrediction) -> None:
         """Settle a prediction of a former process whose run has ended, or was lost with it."""
+        prediction = await self.find(one.id, one.scope) if one.webhook is not None else None
+        if prediction is not None and one.webhook is not None:
+            end_alone = WebhookRequest(one.webhook.url, one.webhook.events & {"completed"})
+            await self._notices.served(prediction, end_alone, one.upstream, one.scope)
         self._ongoing.settled(one.id)
 
     def _settle(self, entry: Running) -> None:
-        """The prediction is over."""
+        """The prediction is over, and whoever is to be told will be."""
         timer = self._timers.pop(entry.id, None)
         if timer is not None:
             timer.cancel()
@@ -335,7 +352,10 @@ class Predictor:
         self._coalescer.leave(entry.flight)
         canceled = _as_canceled(entry)
         self._journal.cancel(canceled)
-        self._settle(entry)
+        if entry.webhook is not None:
+            self._notices.changed(entry)
+        else:
+            self._settle(entry)
         return canceled
 
     def links(self, record: ResultRecord) -> str:

@@ -13,6 +13,8 @@ from typing import Literal
 import structlog
 
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.journal import Journal
+from proxy.engine.notices import STARTED
 from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import Running
@@ -43,6 +45,7 @@ class Resumption:
         runs: Runs,
         coalescer: Coalescer,
         predictor: Predictor,
+        journal: Journal,
         upstreams: Mapping[str, Upstream],
         observe: ResumeObserver,
         now: Callable[[], float],
@@ -51,6 +54,7 @@ class Resumption:
         self._runs = runs
         self._coalescer = coalescer
         self._predictor = predictor
+        self._journal = journal
         self._upstreams = upstreams
         self._observe = observe
         self._now = now
@@ -60,7 +64,10 @@ class Resumption:
         runs, predictions = await self._ongoing.load()
         sharers: dict[RecordId, list[OngoingPrediction]] = {}
         for one in predictions:
-            sharers.setdefault(one.record_id, []).append(one)
+            if await self._journal.canceled(one.id) is not None:
+                await self._predictor.conclude(one)
+            else:
+                sharers.setdefault(one.record_id, []).append(one)
         for run in runs:
             upstream = self._upstreams.get(run.upstream)
             how = self._judge(run, upstream)
@@ -69,7 +76,7 @@ class Resumption:
             if upstream is None or how == "lost":
                 self._ongoing.run_ended(run.record_id)
             else:
-                self._take_up(run, upstream, sharers.pop(run.record_id, []))
+                await self._take_up(run, upstream, sharers.pop(run.record_id, []))
         for one in (one for left in sharers.values() for one in left):
             await self._predictor.conclude(one)
 
@@ -81,7 +88,7 @@ class Resumption:
         is_too_late = self._now() - run.started_at > MAX_REPEAT_AGE_S
         return "lost" if run.sent is None or run.repeats >= MAX_REPEATS or is_too_late else "repeated"
 
-    def _take_up(self, run: OngoingRun, upstream: Upstream, sharers: list[OngoingPrediction]) -> None:
+    async def _take_up(self, run: OngoingRun, upstream: Upstream, sharers: list[OngoingPrediction]) -> None:
         create = Create(
             upstream=upstream,
             target=run.target,
@@ -99,7 +106,7 @@ class Resumption:
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared, taken_up))
         for one in sharers:
-            self._predictor.attend(
+            await self._predictor.attend(
                 Running(
                     id=one.id,
                     scope=one.scope,
@@ -115,5 +122,6 @@ class Resumption:
                     webhook=one.webhook,
                     deadline_at=one.deadline_at,
                     deployment=run.described.deployment,
-                )
+                ),
+                STARTED,
             )

@@ -23,6 +23,7 @@ from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
 from proxy.routes.passthrough import Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import Credential, Upstream
+from proxy.upstreams.webhook_http import check_webhook_url
 from storage.digest import Scope
 
 CACHE_NAME = "Hotplate"
@@ -68,6 +69,9 @@ class Predictions:
             exchange.note.outcome = "bypass"
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
+        if parsed.webhook is not None:
+            check_webhook_url(parsed.webhook.url, services.webhook_access)
+            services.webhook_secrets.learn(upstream, credential, scope)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
         deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
@@ -79,6 +83,7 @@ class Predictions:
                 scope=scope,
                 cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
+                webhook=parsed.webhook,
                 deadline_s=deadline_s,
             )
         )
@@ -93,9 +98,10 @@ class Predictions:
         Raises:
             InputInvalid: it asks an upstream that cannot do it.
         """
+        settings = self._services.settings.webhooks
         if upstream.kind == "replicate":
-            return bool(parsed.extras) or parsed.webhook is not None
-        if parsed.webhook is not None:
+            return bool(parsed.extras) or (parsed.webhook is not None and not settings.enabled)
+        if parsed.webhook is not None and not settings.enabled:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
 

@@ -1,6 +1,6 @@
-"""Every fetch that Hotplate makes because somebody named a URL goes through ``Egress``.
+"""Every request that Hotplate makes because somebody named a URL goes through ``Egress``: fetches and webhooks.
 
-What it promises, for the first URL and for each redirect alike:
+What it promises, for the first URL and for each redirect alike (webhooks follow none):
 
 1. The URL is read by one strict grammar (``addresses.parse_location``).
 2. https only, on ports 80 and 443 only, unless the operator named the URL's origin himself.
@@ -8,7 +8,7 @@ What it promises, for the first URL and for each redirect alike:
 4. Names are resolved here, once. Every address found must be public, else none is used; an origin that the operator
    named may be private. Then exactly that address is dialled: aiohttp is given the address in place of the host, and
    its resolver does nothing but refuse. The name still stands in ``Host`` and in TLS (SNI and certificate).
-5. A connection serves one fetch, so nothing that was allowed to one caller is reused for another.
+5. A connection serves one request, so nothing that was allowed to one caller is reused for another.
 6. No credential, no cookie, no proxy from the environment. Bytes come as they are (``Accept-Encoding: identity``), up
    to a cap, within an idle and a total time.
 """
@@ -18,8 +18,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urljoin
@@ -38,6 +38,11 @@ Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 MAX_ADDRESSES = 4
 """How many addresses of one name are tried until one accepts."""
+
+MAX_ACKNOWLEDGEMENT_BYTES = 64 * 1024
+MAX_ACKNOWLEDGEMENT_S = 1.0
+"""How much of the answer to a webhook is taken in before the connection is closed. It says nothing of interest, but
+some servers report a client that goes before they have said it."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEADERS = ("cache-control", "content-length", "content-type", "etag", "last-modified", "retry-after")
@@ -88,6 +93,14 @@ class Fetched:
     expected_bytes: int | None
     is_length_known: bool
     chunks: AsyncIterator[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """The answer to a webhook: its status, and seconds of ``Retry-After`` where it has that form."""
+
+    status: int
+    retry_after_s: float | None = None
 
 
 class _NoResolver(AbstractResolver):
@@ -143,7 +156,7 @@ class Egress:
         location = parse_location(url)
         for _ in range(self._limits.max_redirects + 1):
             addresses = await self._addresses(location, access, require_listed, deadline)
-            response = await self._get(location, addresses, deadline)
+            response = await self._ask("GET", location, addresses, deadline)
             try:
                 moved_to = response.headers.get("Location")
                 if response.status not in _REDIRECTS or moved_to is None:
@@ -154,6 +167,32 @@ class Egress:
             location = _redirected(location, moved_to)
         raise EgressRefused("redirects", f"more than {self._limits.max_redirects} of them")
 
+    async def post(
+        self, url: str, access: OutputAccess, *, body: bytes, headers: Mapping[str, str], timeout_s: float
+    ) -> Posted:
+        """POST ``body`` to ``url``, once; a redirect is an answer like any other.
+
+        Args:
+            access: origins that may be private or plain http.
+            headers: of this request; ``Host`` and what describes Hotplate are added.
+            timeout_s: for everything, from resolving to the answer's end.
+
+        Raises:
+            EgressRefused: by one of the rules, before anything was sent.
+            EgressFailed: no answer; the other side may have got it all the same.
+        """
+        deadline = asyncio.get_running_loop().time() + min(timeout_s, self._limits.total_timeout_s)
+        location = parse_location(url)
+        addresses = await self._addresses(location, access, False, deadline)
+        response = await self._ask("POST", location, addresses, deadline, headers, body)
+        try:
+            await _acknowledged(response, deadline)
+            retry_after = response.headers.get("Retry-After", "")
+            is_seconds = retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
+            return Posted(response.status, float(retry_after) if is_seconds else None)
+        finally:
+            response.close()
+
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
@@ -163,14 +202,7 @@ class Egress:
         self, location: Location, access: OutputAccess, require_listed: bool, deadline: float
     ) -> Sequence[str]:
         """The addresses that may be dialled for ``location``."""
-        is_named = location.origin in access.origins
-        if not is_named:
-            if location.scheme != "https" and not self._limits.is_http_allowed:
-                raise EgressRefused("scheme", f"{location.host} is to be fetched over https")
-            if location.port not in self._limits.ports:
-                raise EgressRefused("port", f"{location.netloc} is not a port for the web")
-            if require_listed and not any(_covers(pattern, location.host) for pattern in access.hosts):
-                raise EgressRefused("unlisted", f"{location.host} is not a host for outputs")
+        is_named = check_location(location, access, self._limits, require_listed=require_listed)
         if is_literal(location.host):
             addresses: Sequence[str] = [location.host]
         else:
@@ -184,7 +216,15 @@ class Egress:
             raise EgressRefused("address", f"{location.host} is not at a public address")
         return list(dict.fromkeys(addresses))[:MAX_ADDRESSES]
 
-    async def _get(self, location: Location, addresses: Sequence[str], deadline: float) -> aiohttp.ClientResponse:
+    async def _ask(
+        self,
+        method: str,
+        location: Location,
+        addresses: Sequence[str],
+        deadline: float,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> aiohttp.ClientResponse:
         """Ask the first of ``addresses`` that takes the connection."""
         if self._session is None:
             self._session = self._open_session()
@@ -192,9 +232,11 @@ class Egress:
         for address in addresses:
             try:
                 async with asyncio.timeout_at(deadline):
-                    return await self._session.get(
+                    return await self._session.request(
+                        method,
                         URL(location.at(address), encoded=True),
-                        headers={"Host": location.netloc},
+                        headers={**(headers or {}), "Host": location.netloc},
+                        data=body,
                         server_hostname=location.host if location.scheme == "https" else None,
                         allow_redirects=False,
                     )
@@ -237,6 +279,23 @@ class Egress:
         )
 
 
+def check_location(location: Location, access: OutputAccess, limits: EgressLimits, *, require_listed: bool) -> bool:
+    """Whether ``location`` is at an origin that the operator named; what can be told of it without resolving.
+
+    Raises:
+        EgressRefused: by rule ``"scheme"``, ``"port"`` or ``"unlisted"``.
+    """
+    if location.origin in access.origins:
+        return True
+    if location.scheme != "https" and not limits.is_http_allowed:
+        raise EgressRefused("scheme", f"{location.host} is to be reached over https")
+    if location.port not in limits.ports:
+        raise EgressRefused("port", f"{location.netloc} is not a port for the web")
+    if require_listed and not any(_covers(pattern, location.host) for pattern in access.hosts):
+        raise EgressRefused("unlisted", f"{location.host} is not a host for outputs")
+    return False
+
+
 def _joined(response: aiohttp.ClientResponse, name: str) -> str:
     return ",".join(response.headers.getall(name, ())).strip().lower()
 
@@ -256,6 +315,16 @@ def _redirected(location: Location, moved_to: str) -> Location:
     if location.scheme == "https" and following.scheme != "https":
         raise EgressRefused("downgrade", f"{location.host} redirects to http")
     return following
+
+
+async def _acknowledged(response: aiohttp.ClientResponse, deadline: float) -> None:
+    """Let the other side finish its answer, within bounds. Its status is known already: nothing here is a failure."""
+    until = min(deadline, asyncio.get_running_loop().time() + MAX_ACKNOWLEDGEMENT_S)
+    received = 0
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout_at(until):
+            while received <= MAX_ACKNOWLEDGEMENT_BYTES and (chunk := await response.content.readany()):
+                received += len(chunk)
 
 
 async def _chunks(host: str, response: aiohttp.ClientResponse, max_bytes: int, deadline: float) -> AsyncIterator[bytes]:

@@ -10,16 +10,20 @@ from PIL import Image
 
 from proxy.core.addresses import AddressBook
 from proxy.core.ids import IdMint
+from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
-from proxy.core.webhooks import WebhookRequest
+from proxy.core.webhooks import WebhookRequest, derive_secret
 from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
+from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import Renderer
@@ -27,6 +31,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
+from proxy.engine.webhook_secrets import Place
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
 from storage.records import JsonObject
@@ -34,6 +39,7 @@ from storage.results import ResultStore
 from tests.fakes.clock import ManualClock
 from tests.fakes.stores import MemoryActionCache, MemoryContentStore, MemoryKeyValue, memory_storage
 from tests.fakes.upstreams import DELIVERY, FakeEgress, ScriptedUpstream
+from tests.fakes.webhooks import Receiver
 
 BASE = "https://images.example.com"
 TOKEN = "r8_" + "m" * 37
@@ -99,6 +105,17 @@ class Engine:
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
         )
+        self.receiver = Receiver()
+        self.courier = Courier(
+            ParcelRows(self.storage.ledger, Sealer(self.secrets)),
+            self.receiver,
+            OutputAccess(),
+            self._signing,
+            10.0,
+            lambda outcome: None,
+            self.clock,
+        )
+        self.notices = Notices(self.courier, base_url, self.clock)
         self.flights = Runs(
             results=self.storage.results,
             ingestor=self.ingestor,
@@ -129,6 +146,7 @@ class Engine:
             journal=self.journal,
             history=self.history,
             ongoing=self.ongoing,
+            notices=self.notices,
             cache_enabled=cache_enabled,
             now=self.clock,
         )
@@ -137,6 +155,7 @@ class Engine:
             self.flights,
             self.coalescer,
             self.predictor,
+            self.journal,
             {self.upstream.name: self.upstream},
             lambda name, how: self.left_behind.append((name, how)),
             self.clock,
@@ -202,6 +221,9 @@ class Engine:
         assert isinstance(entry, Running)
         await entry.flight.finished(10)
         return entry
+
+    async def _signing(self, place: Place) -> tuple[str, ...]:
+        return (derive_secret(self.secrets, place.scope),)
 
     def _count_spooled(self) -> None:
         self.spooled += 1

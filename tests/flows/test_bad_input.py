@@ -53,7 +53,7 @@ BAD = {
     "a relative path": (body('"image": "../secret.key"'), 422),
     "a file URL": (body('"image": "file:///etc/hostname"'), 422),
     "version where the path names the model": (b'{"version": "%s", "input": {"prompt": "x"}}' % (b"0" * 64), 422),
-    "a webhook that nobody would call": (b'{"webhook": "https://example.com/", "input": {"prompt": "x"}}', 422),
+    "a webhook that nobody would call": (b'{"webhook": "http://example.com/", "input": {"prompt": "x"}}', 422),
 }
 
 

@@ -260,16 +260,6 @@ def test_upstream_s_own_predictions_can_be_read_through_the_proxy(pair: Pair) ->
     assert pair.get(f"/v1/predictions/{own['id']}").json()["id"] == own["id"]
 
 
-def test_created_with_a_webhook_goes_past_the_cache_to_whom_will_call_it(pair: Pair) -> None:
-    given = {"input": {"prompt": "call me", "seed": 1}, "webhook": "https://example.com/hook"}
-    for count in (1, 2):
-        answer = pair.post(PIXEL, given)
-        assert answer.status_code in (201, 202)
-        assert "fwd=bypass" in answer.headers["cache-status"]
-        assert pair.api.counters()["creates"] == count
-        assert pair.api.counters()["last_create"]["body"]["webhook"] == given["webhook"]
-
-
 def test_upstream_that_is_down_is_said_so_and_the_server_goes_on(tmp_path: Path) -> None:
     given = {"input": {"prompt": "before the fall", "seed": 1}}
     with fake_model() as api:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from time import monotonic
 from typing import Any
 
 from tests.loadtests.harness import Authority
@@ -22,7 +21,6 @@ class Call:
     path: str
     headers: dict[str, str]
     body: bytes
-    at: float
 
     @property
     def document(self) -> dict[str, Any]:
@@ -55,7 +53,7 @@ def receiving(authority: Authority | None = None) -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            receiver.calls.append(Call(self.path, headers, body, monotonic()))
+            receiver.calls.append(Call(self.path, headers, body))
             self._answer(receiver.statuses.pop(0) if receiver.statuses else 200, b"")
 
         def do_GET(self) -> None:

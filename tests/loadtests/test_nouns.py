@@ -109,6 +109,13 @@ def test_models_come_in_pages(alice: httpx.Client, fake: FakeModel) -> None:
     assert alice.get("/models", params={"sort_by": "mood"}).status_code == 422
 
 
+def test_search_by_query_takes_plain_and_quoted_words(alice: httpx.Client) -> None:
+    """The JavaScript client sends its plain text as a JSON string."""
+    for words in ("brush", '"brush"', "PAINTERS brush"):
+        found = alice.request("QUERY", "/models", content=words, headers={"content-type": "text/plain"}).json()
+        assert [each["name"] for each in found["results"]] == ["brush"]
+
+
 def test_training_leaves_a_version_that_runs(alice: httpx.Client, bob: httpx.Client) -> None:
     model, version = trained(alice)
     body = {"version": version, "input": FOX}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from proxy.core.errors import UpstreamUnavailable
+from proxy.core.webhooks import WebhookRequest
 from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
@@ -218,3 +219,81 @@ async def test_result_of_an_adopted_run_of_an_unpinned_model_is_stored_as_such()
     hit = await again.create(FOX)
     assert isinstance(hit, Hit)
     assert hit.record.version == "hidden" != VERSION
+
+
+# -- webhooks ------------------------------------------------------------------------------------------
+
+HOOK = WebhookRequest("https://hooks.example.com/in", frozenset({"start", "completed"}))
+
+
+async def told(engine: Engine, count: int) -> list[tuple[str, str]]:
+    """Prediction and status of what the receiver got, once it is ``count``, and a moment later."""
+    for _ in range(200):
+        if len(engine.receiver.got) >= count:
+            break
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.02)
+    return [(one.document["id"], one.status) for one in engine.receiver.got]
+
+
+async def test_webhook_of_a_miss_a_follower_and_a_hit_is_told_with_their_own_ids() -> None:
+    engine = Engine()
+    first, second = await begun(engine, 2, webhook=HOOK)
+    assert engine.upstream.gate is not None
+    engine.upstream.gate.set()
+    await first.flight.finished(5)
+    await told(engine, 4)
+    hit = await engine.create(FOX, webhook=HOOK)
+    assert isinstance(hit, Hit)
+    got = await told(engine, 6)
+    for one in (first, second, hit):
+        assert [status for prediction_id, status in got if prediction_id == one.id] == ["processing", "succeeded"]
+    await engine.journal.drain()
+    assert not [name for name in engine.ledger._values if name.startswith(("hook:", "pred:", "going:"))]
+
+
+async def test_webhook_of_an_adopted_run_is_told_its_end_and_not_its_start_again() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine, webhook=HOOK)
+    assert await told(engine, 1) == [(entry.id, "processing")]
+    again = await killed(engine)
+    await again.resumption.resume()
+    assert await told(again, 1) == [(entry.id, "succeeded")]
+    assert (again.receiver.got[0].url, again.receiver.got[0].document["output"] is not None) == (HOOK.url, True)
+
+
+@pytest.mark.parametrize("is_stored", [True, False])
+async def test_end_that_was_not_told_before_the_kill_is_told_once_after_it(is_stored: bool) -> None:
+    engine = Engine()
+    (entry,) = await begun(engine, webhook=HOOK)
+    rows = dict(engine.ledger._values)
+    if is_stored:
+        assert engine.upstream.gate is not None
+        engine.upstream.gate.set()
+        await entry.flight.finished(5)
+        await engine.journal.drain()
+        rows = {**engine.ledger._values, **{name: row for name, row in rows.items() if name.startswith("pred:")}}
+    await engine.notices.aclose()
+    engine.ledger._values.clear()
+    engine.ledger._values.update({name: row for name, row in rows.items() if not name.startswith("hook:")})
+    again = await killed(engine)
+    if not is_stored:
+        again.resumption._upstreams = {}
+    await again.resumption.resume()
+    assert await told(again, 1) == [(entry.id, "succeeded" if is_stored else "failed")]
+    third = await killed(again)
+    await third.resumption.resume()
+    assert await told(third, 1) == []
+
+
+async def test_cancellation_is_told_even_if_the_proxy_ended_right_after_it() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine, webhook=HOOK)
+    rows = dict(engine.ledger._values)
+    await engine.predictor.cancel(entry.id, entry.scope)
+    assert await told(engine, 2) == [(entry.id, "processing"), (entry.id, "canceled")]
+    await engine.journal.drain()
+    engine.ledger._values.update(rows)
+    again = await killed(engine)
+    await again.resumption.resume()
+    assert await told(again, 1) == [(entry.id, "canceled")]

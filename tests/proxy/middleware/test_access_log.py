@@ -209,7 +209,7 @@ def test_log_of_a_whole_proxy_tells_neither_token_nor_prompt_nor_address(pair: P
         ask("output", "GET", made["output"][0] if isinstance(made["output"], list) else made["output"], token)
         predictions.append(made)
     # Bypassed, relayed.
-    ask("bypass", "POST", REMOTE, ALICE, {**given(), "webhook": f"https://example.com/{PROMPT}"})
+    ask("bypass", "POST", REMOTE, ALICE, {**given(), "novelty": f"https://example.com/{PROMPT}"})
     ask("bypass", "POST", REMOTE, ALICE, given(image=f"https://example.com/{PROMPT}.png"))
     ask("relay", "GET", f"/v1/hardware?q={PROMPT}", ALICE)
     ask("relay", "POST", f"/v1/nothing/{PROMPT}", ALICE, given())

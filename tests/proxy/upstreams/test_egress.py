@@ -17,7 +17,7 @@ import pytest
 from proxy.core.outputs import OutputAccess
 from proxy.tls import LocalAuthority, server_context
 from proxy.upstreams.addresses import is_public
-from proxy.upstreams.egress import Egress, EgressFailed, EgressLimits, EgressRefused
+from proxy.upstreams.egress import MAX_ACKNOWLEDGEMENT_BYTES, Egress, EgressFailed, EgressLimits, EgressRefused, Posted
 from tests.fakes.raw_server import RawServer, Reply, raw_server, reply
 
 pytestmark = pytest.mark.anyio
@@ -395,3 +395,96 @@ async def test_redirect_from_https_to_http_is_refused_even_to_a_named_origin(tmp
         egress = make_egress(server, tls=client_tls)
         assert await refusal(egress, f"https://files.test:{server.port}/", access) == "downgrade"
         assert plain.connections == 0
+
+
+# -- webhooks
+
+
+NEWS = {"Content-Type": "application/json", "webhook-id": "msg_1"}
+
+
+async def post(
+    egress: Egress, url: str, access: OutputAccess = LISTED, *, body: bytes = b"{}", timeout_s: float = 5.0
+) -> Posted:
+    try:
+        return await egress.post(url, access, body=body, headers=NEWS, timeout_s=timeout_s)
+    finally:
+        await egress.aclose()
+
+
+async def test_webhook_is_posted_to_the_address_that_was_checked() -> None:
+    async with (
+        public_server(reply("201 Created", ["Set-Cookie: a=b"])) as server,
+        raw_server(port=server.port) as canary,
+    ):
+        resolver = RebindingResolver()
+        egress = make_egress(server, resolver)
+        url = f"http://hooks.test:{server.port}/in%2F?key=abc"
+        assert await post(egress, url, OutputAccess(), body=b'{"id":"x"}') == Posted(201)
+        (request,) = server.requests
+        head, _, body = request.partition(b"\r\n\r\n")
+        lines = head.lower().split(b"\r\n")
+        assert lines[0] == b"post /in%2f?key=abc http/1.1"
+        assert f"host: hooks.test:{server.port}".encode() in lines
+        assert b"content-type: application/json" in lines
+        assert b"content-length: 10" in lines
+        assert b"webhook-id: msg_1" in lines
+        assert body == b'{"id":"x"}'
+        assert not any(line.startswith((b"cookie", b"authorization")) for line in lines)
+        assert resolver.asked == ["hooks.test"]
+        assert canary.connections == 0
+
+
+async def test_webhook_follows_no_redirect() -> None:
+    async with public_server() as server, raw_server(port=server.port) as canary:
+        server.replies = [reply("307 Temporary Redirect", [f"Location: http://127.0.0.1:{server.port}/"])]
+        assert await post(make_egress(server), f"http://files.test:{server.port}/") == Posted(307)
+        assert server.connections == 1
+        assert canary.connections == 0
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1", "169.254.169.254", "10.0.0.1", "fd00::1"])
+async def test_webhook_never_dials_an_address_that_is_not_public(address: str) -> None:
+    async with raw_server() as canary:
+        resolver = Resolver(hooks_test=[PUBLIC, address])
+        with pytest.raises(EgressRefused) as refused:
+            await post(make_egress(canary, resolver), f"http://hooks.test:{canary.port}/")
+        assert refused.value.rule == "address"
+        assert canary.connections == 0
+
+
+@pytest.mark.parametrize(("url", "rule"), [("http://hooks.test/", "scheme"), ("https://hooks.test:8443/", "port")])
+async def test_webhook_is_https_on_its_port_unless_the_operator_named_the_origin(url: str, rule: str) -> None:
+    resolver = Resolver()
+    with pytest.raises(EgressRefused) as refused:
+        await post(Egress(resolve=resolver), url)
+    assert refused.value.rule == rule
+    assert resolver.asked == []
+    async with raw_server(reply("204 No Content", length=None)) as server:
+        named = OutputAccess(origins=(("http", "127.0.0.1", server.port),))
+        assert await post(Egress(), f"http://127.0.0.1:{server.port}/", named) == Posted(204)
+
+
+@pytest.mark.parametrize("answer", [Reply(b"", "stall"), Reply(b""), Reply(b"", "rst"), Reply(b"SSH-2.0-x\r\n")])
+async def test_webhook_without_an_answer_in_time_fails_and_is_sent_once(answer: Reply) -> None:
+    async with public_server(answer) as server, asyncio.timeout(10):
+        with pytest.raises(EgressFailed):
+            await post(make_egress(server), f"http://files.test:{server.port}/", timeout_s=0.2)
+        assert len(server.requests) == 1
+
+
+async def test_status_counts_however_the_answer_goes_on() -> None:
+    endless = reply(headers=["Transfer-Encoding: chunked"], body=b"4\r\nhalf\r\n", length=None, end="stall")
+    large = reply(body=b"x" * (4 * MAX_ACKNOWLEDGEMENT_BYTES))
+    packed = reply(headers=["Content-Encoding: gzip"], body=b"not gzip")
+    for answer in (endless, large, packed, reply(body=b"half", length=8)):
+        async with public_server(answer) as server, asyncio.timeout(10):
+            assert await post(make_egress(server), f"http://files.test:{server.port}/", timeout_s=0.5) == Posted(200)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("120", 120.0), ("Wed, 21 Oct 2015 07:28:00 GMT", None), ("-1", None), ("9" * 40, None)]
+)
+async def test_seconds_that_a_receiver_asks_for_are_told(value: str, seconds: float | None) -> None:
+    async with public_server(reply("503 Unavailable", [f"Retry-After: {value}"])) as server:
+        assert await post(make_egress(server), f"http://files.test:{server.port}/") == Posted(503, seconds)
