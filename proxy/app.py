@@ -44,6 +44,7 @@ from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
+from proxy.routes.directory import Directory, page
 from proxy.routes.exchange import Endpoint, Exchange
 from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models
@@ -358,6 +359,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     predictions = Predictions(services, passthrough)
     listing = PredictionList(services)
     models = Models(services, passthrough)
+    directory = Directory(services, passthrough)
     outputs = Outputs(services)
     webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
@@ -379,6 +381,14 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
         Route("/webhooks/default/secret", Endpoint({"GET": webhooks.secret}, onward)),
+        Route(model + "/examples", Endpoint({"GET": models.examples}, onward)),
+        Route("/models", Endpoint({"GET": directory.models, "QUERY": directory.search_models}, onward)),
+        Route("/search", Endpoint({"GET": directory.search}, onward)),
+        Route("/collections", Endpoint({"GET": directory.fixed(lambda: page([]))}, onward)),
+        Route("/trainings", Endpoint({"GET": directory.fixed(lambda: page([]))}, onward)),
+        Route("/hardware", Endpoint({"GET": directory.fixed(list)}, onward)),
+        Route("/deployments", Endpoint({"GET": directory.deployments}, onward)),
+        Route("/deployments/{owner}/{name}", Endpoint({"GET": directory.deployment}, onward)),
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))

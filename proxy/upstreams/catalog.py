@@ -87,6 +87,22 @@ class Catalog:
                     return entry.upstream, target
         return self.relay(), target
 
+    def named(self, *, deployments: bool = False) -> list[tuple[Upstream, ModelTarget]]:
+        """The models (or deployments) that upstreams without accounts serve and that a glob names outright."""
+        found: dict[str, tuple[Upstream, ModelTarget]] = {}
+        for entry in self._entries:
+            for glob in entry.models:
+                name = glob.removeprefix(DEPLOYMENTS) if deployments else glob
+                is_meant = glob.startswith(DEPLOYMENTS) if deployments else True
+                if entry.upstream.has_accounts or not is_meant or not _is_literal(name):
+                    continue
+                owner, _, short = name.partition("/")
+                target = ModelTarget(owner, short, is_deployment=deployments)
+                serving = self.deployment(owner, short)[0] if deployments else self.serving(name)
+                if serving is entry.upstream:
+                    found.setdefault(name, (entry.upstream, target))
+        return list(found.values())
+
     def relay(self) -> Upstream:
         """The upstream to which everything goes that Hotplate does not handle.
 

@@ -214,6 +214,15 @@ def test_deployment_that_no_glob_names_is_not_found_without_an_api() -> None:
         catalog((without_accounts("ours"), ("*",))).deployment("acme", "live")
 
 
+def test_what_globs_name_outright_is_known_by_name() -> None:
+    ours = without_accounts("ours")
+    globs = ("acme/pixel", "acme/*", "acme/[x]", "deployments/acme/live", "deployments/acme/*", "pixel", "acme/pixel")
+    shadowed = without_accounts("shadowed")
+    made = catalog((ours, globs), (shadowed, ("acme/pixel", "painters/brush")), (replicate(), ("x/y",)))
+    assert made.named() == [(ours, ModelTarget("acme", "pixel")), (shadowed, ModelTarget("painters", "brush"))]
+    assert made.named(deployments=True) == [(ours, ModelTarget("acme", "live", is_deployment=True))]
+
+
 async def test_glob_over_deployments_is_not_taken_for_a_models_name() -> None:
     ours = without_accounts("ours")
     made = catalog((ours, ("deployments/acme/live",)), (replicate(), ("*",)))
