@@ -58,11 +58,12 @@ class Entry(NamedTuple):
     """One prediction.
 
     Attributes:
-        created_ms: milliseconds since 1970, as its rendered time shows them.
+        created_us: microseconds since 1970, finer than its rendered time, so that hits of one millisecond keep their
+            order.
         upstream_id: the upstream's own prediction that it stands for: it made the run.
     """
 
-    created_ms: int
+    created_us: int
     id: PredictionId
     label: Label
     upstream_id: str | None
@@ -87,7 +88,7 @@ class History:
         """A prediction was answered; ``created_at`` in epoch seconds. Costs next to nothing and never fails."""
         if self._pending_count >= MAX_PENDING:
             return
-        entry = Entry(round(created_at * 1_000_000) // 1000, prediction_id, label, upstream_id)
+        entry = Entry(round(created_at * 1_000_000), prediction_id, label, upstream_id)
         self._pending.setdefault(scope, []).append(entry)
         self._pending_count += 1
         if self._flushing is None:
@@ -96,10 +97,10 @@ class History:
     async def entries(self, scope: Scope) -> list[Entry]:
         """All that is remembered of ``scope``, newest first; equal times by id, descending."""
         shelf = await self._shelf(scope)
-        oldest_ms = (self._now() - KEEP_S) * 1000
+        oldest_us = (self._now() - KEEP_S) * 1_000_000
         # A prediction whose run outlives a restart is added again by the next process, which cannot know of the former.
         found = {entry.id: entry for entry in (*shelf.entries(), *self._pending.get(scope, ()))}
-        alive = [entry for entry in found.values() if entry.created_ms >= oldest_ms]
+        alive = [entry for entry in found.values() if entry.created_us >= oldest_us]
         # Not in the order in which they came: a run's prediction is known only once its upstream has taken it.
         alive.sort(key=lambda entry: entry[:2], reverse=True)
         return alive
@@ -224,7 +225,7 @@ def _page_row(number: int, entries: list[Entry]) -> bytes:
         {
             "page": number,
             "labels": [list(label) for label in labels],
-            "entries": [[entry.created_ms, entry.id, labels[entry.label], entry.upstream_id] for entry in entries],
+            "entries": [[entry.created_us, entry.id, labels[entry.label], entry.upstream_id] for entry in entries],
         }
     )
 
@@ -234,7 +235,7 @@ def _read_page(row: bytes) -> tuple[int, list[Entry], bytes] | None:
     try:
         document: JsonValue = orjson.loads(row)
         labels = [Label(*label) for label in document["labels"]]
-        entries = [Entry(ms, PredictionId(text), labels[label], up) for ms, text, label, up in document["entries"]]
+        entries = [Entry(us, PredictionId(text), labels[label], up) for us, text, label, up in document["entries"]]
         return int(document["page"]), entries, row
     except (ValueError, KeyError, TypeError, IndexError):
         return None

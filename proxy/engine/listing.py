@@ -95,7 +95,7 @@ class Listing:
             # A credential is told to an upstream only where it was used before.
             if not entries or (upstream is not asker.relay and not await self._is_known(asker, upstream, scope)):
                 continue
-            found += [(Own(entry.created_ms * 1000, entry.id), scope) for entry in entries]
+            found += [(Own(entry.created_us, entry.id), scope) for entry in entries]
             if upstream is asker.relay:
                 ours.update(entry.upstream_id for entry in entries if entry.upstream_id is not None)
         return dict(sorted(found, reverse=True)), frozenset(ours)

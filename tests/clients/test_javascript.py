@@ -66,3 +66,32 @@ def test_polling_sees_the_end_of_a_miss(javascript: Path, client_env: dict[str, 
     given = json.dumps({"prompt": "polled for from the start", **SMALL})
     answer = json.loads(node(javascript, ASK, client_env, README_MODEL, given, "poll"))
     assert answer["size"] > 100
+
+
+PAGE = """
+import Replicate from "replicate";
+const replicate = new Replicate({
+  auth: process.env.REPLICATE_API_TOKEN,
+  baseUrl: `${process.env.REPLICATE_BASE_URL}/v1`,
+});
+const model = process.argv[2], input = JSON.parse(process.argv[3]);
+const made = [];
+for (let count = 0; count < 130; count++) {
+  made.unshift((await replicate.predictions.create({ model, input, wait: true })).id);
+}
+const pages = [];
+for await (const page of replicate.paginate(replicate.predictions.list)) {
+  pages.push(page.map((one) => one.id));
+}
+console.log(JSON.stringify({ made, pages }));
+"""
+
+
+def test_list_is_paged_through_newest_first(javascript: Path, client_env: dict[str, str]) -> None:
+    given = json.dumps({"prompt": "listed in JavaScript", **SMALL})
+    told = json.loads(node(javascript, PAGE, client_env, README_MODEL, given))
+    assert len(told["pages"]) > 1
+    assert len(told["pages"][0]) == 100
+    listed = [name for page in told["pages"] for name in page]
+    assert listed[:130] == told["made"]
+    assert len(set(listed)) == len(listed)

@@ -68,7 +68,7 @@ async def test_everything_is_there_after_a_restart() -> None:
     assert await keeper.history.entries(MINE) == before
     found = await keeper.history.find(MINE, "run")
     assert found is not None
-    assert (found.label, found.upstream_id, found.created_ms) == (LIVE, "theirs", round(keeper.clock() * 1000))
+    assert (found.label, found.upstream_id, found.created_us) == (LIVE, "theirs", round(keeper.clock() * 1_000_000))
     assert await keeper.history.find(THEIRS, "run") is None
 
 
