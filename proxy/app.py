@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
+from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import SECRET_BYTES, Secrets
@@ -25,6 +26,7 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import GRACE_S, Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
@@ -34,11 +36,13 @@ from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
@@ -46,6 +50,7 @@ from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.directory import Directory, page
 from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.files import Files
 from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models
 from proxy.routes.operations import Operations
@@ -219,6 +224,19 @@ def _services(
     notices = Notices(courier, base_url, time.time)
     metrics.webhooks_waiting.set_function(lambda: float(len(courier)))
     counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    uploads = Uploads(storage.notes, storage.blobs, time.time)
+    file_inputs = FileInputs(
+        base_url=base_url,
+        addresses=addresses,
+        blobs=storage.blobs,
+        spool=spool,
+        uploads=uploads,
+        remote=RemoteFiles(egress, storage.notes, _input_access(settings)),
+        handover=Handover(storage.blobs, uploads),
+        gatekeeper=gatekeeper,
+        by_url=HostNames(settings.cache.by_url_hosts),
+        hashes_remote=settings.cache.remote_inputs == "hash",
+    )
     renderer = Renderer(
         base_url,
         settings.cache.output_urls,
@@ -232,7 +250,7 @@ def _services(
         results=storage.results,
         ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
         renderer=renderer,
-        file_inputs=FileInputs(egress, base_url, addresses, storage.blobs, spool, _input_access(settings)),
+        file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         journal=journal,
         ongoing=ongoing,
@@ -245,6 +263,7 @@ def _services(
         runs=runs,
         coalescer=coalescer,
         renderer=renderer,
+        file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         mint=IdMint(secrets),
         recent=RecentPredictions(time.time),
@@ -278,6 +297,7 @@ def _services(
         journal=journal,
         history=history,
         listing=Listing(history, predictor, gatekeeper, base_url),
+        uploads=uploads,
         resumption=resumption,
         webhook_secrets=webhook_secrets,
         webhook_access=webhook_access,
@@ -293,7 +313,6 @@ def _input_access(settings: Settings) -> dict[str, OutputAccess]:
     return {
         one.name: OutputAccess(origins=tuple(parse_origin(origin) for origin in one.input_origins))
         for one in settings.upstream
-        if one.kind != "replicate"
     }
 
 
@@ -361,6 +380,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     models = Models(services, passthrough)
     directory = Directory(services, passthrough)
     outputs = Outputs(services)
+    files = Files(services, passthrough)
     webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
@@ -377,6 +397,9 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
             OUTPUTS_PREFIX + "{digest}/{seal}/{name}",
             Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
         ),
+        Route("/files", Endpoint({"POST": files.create, "GET": files.list}, onward)),
+        Route("/files/{id}", Endpoint({"GET": files.get, "DELETE": files.delete}, onward)),
+        Route("/files/{id}/download", Endpoint({"GET": files.download}, onward)),
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),

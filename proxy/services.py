@@ -18,6 +18,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
@@ -49,6 +50,7 @@ class Services:
     journal: Journal
     history: History
     listing: Listing
+    uploads: Uploads
     resumption: Resumption
     webhook_secrets: WebhookSecrets
     webhook_access: OutputAccess

@@ -39,6 +39,8 @@ REPLICATE_API = "https://api.replicate.com/v1"
 
 _BASE_URL = re.compile(r"https?://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/@-]*)?")
 
+_HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+
 OutputUrls = Literal["auto", "url", "data"]
 
 
@@ -165,6 +167,24 @@ class CacheSettings(_Section):
         default=ByteSize(128 * 1024**2),
         description="Memory for outputs that could not be stored; each is served from there for up to an hour.",
     )
+    remote_inputs: Literal["hash", "bypass"] = Field(
+        default="hash",
+        description="What becomes of an input whose file is given by a URL of somebody else: `hash` = Hotplate fetches "
+        "it (32 MB, 5 s), keys it by its bytes and sends these very bytes; `bypass` = such inputs are not cached.",
+    )
+    by_url_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Hosts, exact or `*.suffix`, whose URLs are keyed by their text and not fetched: what stands "
+        "behind such a URL must never change.",
+    )
+
+    @field_validator("by_url_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for host in value:
+            if not _HOST_PATTERN.fullmatch(host):
+                raise ValueError(f"{host!r} must be a host name in lower case or *.suffix, without scheme and port")
+        return value
 
 
 class LimitSettings(_Section):
@@ -248,6 +268,11 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     output_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
         description="Further origins for outputs, e.g. `http://10.0.0.5:9000`; named here, they may be private.",
+    )
+    input_origins: tuple[HttpOrigin, ...] = Field(
+        default=(),
+        description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
+        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
     )
 
 

@@ -39,3 +39,9 @@ def token_scope(secrets: Secrets, upstream: str, token: str) -> Scope:
 def open_scope(secrets: Secrets, upstream: str) -> Scope:
     """The one scope of an upstream without accounts that is open to everybody who reaches the listener."""
     return Scope(keyed_hash(secrets.scope, b"open", upstream.encode()))
+
+
+def files_scope(secrets: Secrets, token: str | None) -> Scope:
+    """Scope of one caller's files that are kept here; ``None`` for callers without a token. No upstream is part of it:
+    a caller uploads before it says which model is to read the file."""
+    return Scope(keyed_hash(secrets.scope, b"files", *([] if token is None else [token.encode()])))

@@ -10,6 +10,7 @@
     ├── NotFound                  404  no such prediction, model, version, file or path
     ├── MethodNotAllowed          405
     ├── BodyTooLarge              413
+    │   └── FileTooLarge          413  an upload beyond the API's limit, in its own words
     ├── UnsupportedMedia          415  an encoded or non-JSON body
     ├── InputInvalid              422  the model's schema refuses the input
     ├── Overloaded                503  a bounded queue is full; ``retry_after_s``
@@ -74,6 +75,13 @@ class MethodNotAllowed(HotplateError):
 
 class BodyTooLarge(HotplateError):
     status, code, title = 413, "body_too_large", "Request body too large"
+
+
+class FileTooLarge(BodyTooLarge):
+    code, title = "file_too_large", "File too large"
+
+    def __init__(self, detail: str = "Files must be less than 100MB in size") -> None:
+        super().__init__(detail)
 
 
 class UnsupportedMedia(HotplateError):

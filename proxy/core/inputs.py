@@ -1,27 +1,114 @@
-"""Files in an input: which of its strings a model server would fetch."""
+"""Files in an input: which of its strings stand for one, and what each of those is.
+
+A file reaches a model under many names: a ``data:`` URL, the address of an earlier output, the URL of an upload, any
+other URL. Which of them may be taken for its bytes is decided here, from the text and from what the schema says of its
+place. Nothing is read and nothing is fetched.
+
+Source: ``docs/adr/0005-files-are-keyed-by-their-bytes.md`` for the rules and their reasons.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
+from proxy.core.addresses import OUTPUTS_PREFIX
+from proxy.core.canonical import strings_in
 from proxy.core.schemas import InputField, InputSchema
 from storage.records import JsonObject, JsonPath, JsonValue
+
+FILES_PREFIX = "/files/"
+"""Where uploads are named, below an API's root."""
+
+FileKind = Literal["data", "output", "upload", "url"]
 
 _TEXT_TYPES = frozenset({"string", "integer", "number", "boolean"})
 """Types whose values a model server hands on as they are."""
 
+_DATA_URL = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^\s;,]*)*;base64,", re.ASCII)
+_UPLOAD_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,127}")
+_URL_INSIDE = re.compile(r"https?://", re.IGNORECASE)
+_WHOLE_URL = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
 
-def remote_files(given: JsonObject, schema: InputSchema | None) -> list[tuple[JsonPath, str]]:
-    """Every http(s) URL in ``given`` that may be taken for a file, with its place.
 
-    Where the schema says that a field is text, its value is text. Where nothing is known of a field, any string that
-    is a URL may be a file.
+@dataclass(frozen=True, slots=True)
+class InputFile:
+    """A string that stands for a file, or may.
+
+    Attributes:
+        path: its place in the input.
+        text: the string, without the white space around a URL.
+        kind: ``"data"``: the shape of a base64 ``data:`` URL; ``"output"``: an address of outputs here, genuine or not;
+            ``"upload"``: the URL of an uploaded file, here or at the upstream; ``"url"``: any other http(s) URL.
+        name: of an output what stands below ``/outputs/``; of an upload its id.
+        is_own: it is an address of this proxy, so that an upstream elsewhere cannot read it.
+        is_declared: the schema says that files stand here; else it merely does not say that they do not.
+        is_exact: there was no white space.
     """
-    found: list[tuple[JsonPath, str]] = []
+
+    path: JsonPath
+    text: str
+    kind: FileKind
+    name: str = ""
+    is_own: bool = False
+    is_declared: bool = False
+    is_exact: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPlaces:
+    """Roots of addresses that mean something here.
+
+    Attributes:
+        base_url: this proxy's public address, without ``/v1``.
+        upstream_files: where the upstream names its uploads, ending in ``/files/``; ``None`` where it has none.
+    """
+
+    base_url: str
+    upstream_files: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostNames:
+    """Hosts whose URLs the operator takes for what they name: exact, or ``*.suffix``."""
+
+    patterns: tuple[str, ...] = ()
+
+    def covers(self, text: str) -> bool:
+        """Whether ``text`` as a whole is one http(s) URL at one of these hosts, and holds no other URL."""
+        found = _WHOLE_URL.fullmatch(text) if self.patterns else None
+        if found is None or len(_URL_INSIDE.findall(text)) != 1:
+            return False
+        host = found[1].lower()
+        return any(host.endswith(each[1:]) if each.startswith("*.") else host == each for each in self.patterns)
+
+
+def find_files(given: JsonObject, schema: InputSchema | None, places: KnownPlaces) -> list[InputFile]:
+    """Every string in ``given`` that stands for a file or may, in no particular order.
+
+    Where the schema says that a field is text, its value is text. Where nothing is known of a field, any string that is
+    a URL may be a file.
+    """
+    found: list[InputFile] = []
     for name, value in given.items():
-        if schema is None or _may_be_file(schema.fields.get(name)):
-            found += _urls((name,), value)
+        declared = schema.fields.get(name) if schema is not None else None
+        if _may_be_file(declared):
+            is_declared = _is_file(declared)
+            found += [_classify(path, text, places, is_declared) for path, text in _urls((name,), value)]
     return found
+
+
+def holds_url(value: JsonValue, by_url: HostNames) -> bool:
+    """Whether an http(s) URL stands anywhere in ``value``, but for those that stand for what they name.
+
+    Whether the model follows a URL, nobody here can know.
+    """
+    return any(
+        not text.startswith("data:") and _URL_INSIDE.search(text) and not by_url.covers(text)
+        for text in strings_in(value)
+    )
 
 
 def _may_be_file(declared: InputField | None) -> bool:
@@ -32,14 +119,43 @@ def _may_be_file(declared: InputField | None) -> bool:
     return declared.type not in _TEXT_TYPES
 
 
+def _is_file(declared: InputField | None) -> bool:
+    return declared is not None and declared.may_hold_files
+
+
 def _urls(path: JsonPath, value: JsonValue) -> Iterator[tuple[JsonPath, str]]:
     stack: list[tuple[JsonPath, JsonValue]] = [(path, value)]
     while stack:
         place, node = stack.pop()
         if isinstance(node, str):
-            if node.lstrip()[:8].lower().startswith(("http://", "https://")):
-                yield place, node.strip()
+            if _DATA_URL.match(node) or node.lstrip()[:8].lower().startswith(("http://", "https://")):
+                yield place, node
         elif isinstance(node, list):
             stack.extend(((*place, index), item) for index, item in enumerate(node))
         elif isinstance(node, dict):
             stack.extend(((*place, name), item) for name, item in node.items())
+
+
+def _classify(path: JsonPath, given: str, places: KnownPlaces, is_declared: bool) -> InputFile:
+    if given.startswith("data:"):
+        return InputFile(path, given, "data", is_declared=is_declared)
+    text = given.strip()
+    kind, name, is_own = _kind_of(text, places)
+    return InputFile(path, text, kind, name, is_own, is_declared, is_exact=text == given)
+
+
+def _kind_of(text: str, places: KnownPlaces) -> tuple[FileKind, str, bool]:
+    """Kind, name and whether it is this proxy's own."""
+    if text.startswith(places.base_url + "/"):
+        below = text[len(places.base_url) :]
+        while below.startswith("/v1/"):  # one client's base URL ends with it and another's does not
+            below = below[3:]
+        if below.startswith(OUTPUTS_PREFIX):
+            return "output", below.removeprefix(OUTPUTS_PREFIX), True
+        if below.startswith(FILES_PREFIX) and _UPLOAD_ID.fullmatch(below.removeprefix(FILES_PREFIX)):
+            return "upload", below.removeprefix(FILES_PREFIX), True
+    elif places.upstream_files is not None and text.startswith(places.upstream_files):
+        name = text.removeprefix(places.upstream_files)
+        if _UPLOAD_ID.fullmatch(name):
+            return "upload", name, False
+    return "url", "", False

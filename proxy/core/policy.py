@@ -6,7 +6,6 @@ own, nothing kept). A finished run becomes ``Store`` or ``Skip``.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -28,14 +27,16 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Bypass:
-    """A run of its own, nothing looked up, shared or kept; ``reason`` goes into ``Cache-Status``."""
+    """A run of its own, nothing looked up, shared or kept; ``reason`` goes into ``Cache-Status``.
 
-    reason: Literal["off", "request", "url-input"]
+    ``"url-input"``: the input holds a URL, which is a name, and what it names may change. ``"unread-file"``: it names a
+    file that could not be had in time to be keyed by its bytes.
+    """
+
+    reason: Literal["off", "request", "url-input", "unread-file"]
 
 
 LookupPlan: TypeAlias = Cached | Bypass
-
-_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +51,13 @@ class Skip:
     reason: Literal["bypass", "status", "no-files", "foreign-url", "not-fetched"]
 
 
-def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) -> LookupPlan:
-    """Decide how a create request uses the cache.
+def plan_lookup(*, enabled: bool, cache_control: str | None) -> LookupPlan:
+    """Decide how a create request uses the cache, as far as its input allows (see ``engine/file_inputs``).
 
     Args:
         enabled: the operator's switch.
         cache_control: the request's ``Cache-Control``; ``no-store`` bypasses, ``no-cache`` and ``max-age=0``
             demand a new run.
-        given: the input.
-
-    An input that holds an http(s) URL is bypassed: the URL is a name, and what it names may change.
 
     Source: RFC 9111 sections 5.2.1.4 and 5.2.1.5.
     """
@@ -68,8 +66,6 @@ def plan_lookup(*, enabled: bool, cache_control: str | None, given: JsonObject) 
         return Bypass("off")
     if "no-store" in directives:
         return Bypass("request")
-    if _holds_url(given):
-        return Bypass("url-input")
     return Cached(may_look_up=directives.isdisjoint({"no-cache", "max-age=0"}))
 
 
@@ -107,11 +103,6 @@ def may_keep_text(keeps_text: KeepsText, given: JsonObject, output: JsonValue) -
     has_seed = type(seed) is int and seed != -1
     is_greedy = type(temperature) in (int, float) and temperature == 0
     return keeps_text == "on" or has_seed or is_greedy
-
-
-def _holds_url(given: JsonObject) -> bool:
-    """Whether an http(s) URL stands anywhere in the input: whether the model follows it, nobody here can know."""
-    return any(not text.startswith("data:") and _URL.search(text) for text in strings_in(given))
 
 
 UNPINNED_TTL_S = 7 * 86_400.0

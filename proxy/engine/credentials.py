@@ -12,7 +12,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from proxy.core.entitlement import open_scope, token_scope
+from proxy.core.entitlement import files_scope, open_scope, token_scope
 from proxy.core.errors import Unauthenticated, UpstreamRefused
 from proxy.core.secrets import Secrets
 from proxy.upstreams.base import Credential, Upstream, Verdict
@@ -65,6 +65,13 @@ class Gatekeeper:
         given = credential.token.encode()
         # Every token is compared, each in constant time, so that timing says nothing of any of them.
         return any([hmac.compare_digest(given, own) for own in self._own_tokens])
+
+    def files_scope(self, credential: Credential | None) -> Scope:
+        """The scope of files that a caller has uploaded and that are kept here; ``scope_of`` has let it in.
+
+        Where everybody may use a model, a token that comes along still tells one caller's files from another's.
+        """
+        return files_scope(self._secrets, credential.token if credential is not None else None)
 
     def _derive(self, upstream: Upstream, credential: Credential | None) -> Scope:
         if not upstream.has_accounts and not self._own_tokens:

@@ -17,12 +17,13 @@ import orjson
 from proxy.core.errors import InputInvalid, UpstreamRefused
 from proxy.core.ids import IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
-from proxy.core.policy import Cached, plan_lookup
+from proxy.core.policy import Bypass, Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
 from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.file_inputs import FileInputs
 from proxy.engine.history import History, Label
 from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, Notices
@@ -61,6 +62,7 @@ class Predictor:
         coalescer: Coalescer,
         runs: Runs,
         renderer: Renderer,
+        file_inputs: FileInputs,
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
@@ -76,6 +78,7 @@ class Predictor:
         self._coalescer = coalescer
         self._renderer = renderer
         self._gatekeeper = gatekeeper
+        self._file_inputs = file_inputs
         self._mint = mint
         self._recent = recent
         self._journal = journal
@@ -87,14 +90,20 @@ class Predictor:
         self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
 
     async def prepare(self, create: Create) -> Prepared:
-        """Describe the model, normalise the input, derive the key.
+        """Describe the model, normalise the input, identify its files, derive the key.
 
         Raises:
             InputInvalid: an upstream without validation of its own would be sent nonsense.
+            UpstreamRefused: the upstream refuses the credential with which a file was to be fetched.
             NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
         """
         upstream = create.upstream
+        plan = plan_lookup(enabled=self._cache_enabled, cache_control=create.cache_control)
         described = await upstream.describe(create.target, create.credential)
+        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached)
+        # What is learned now is known at the next request, too: both are to have one key.
+        if is_learnable and await self._file_inputs.learn(create, create.given):
+            described = await upstream.describe(create.target, create.credential)
         if create.target.is_deployment:
             described = replace(described, deployment=create.target.model)
         sent = key_input = create.given
@@ -108,15 +117,24 @@ class Predictor:
                     key_input = create.given
             else:
                 sent = key_input = normalise_input(described.schema, create.given, unknown="drop")
-        plan = plan_lookup(enabled=self._cache_enabled, cache_control=create.cache_control, given=create.given)
+        given = sent if sent is create.given else {name: sent[name] for name in create.given if name in sent}
+        identified = await self._file_inputs.identify(
+            create, given, key_input, described.schema, wants_key=isinstance(plan, Cached)
+        )
+        if identified.bypass is not None:
+            plan = Bypass(identified.bypass)
         key = None
         if isinstance(plan, Cached):
             # A version of a Replicate API names its model by itself, and a request may give the version alone.
             model = "" if upstream.kind == "replicate" and described.is_pinned else described.model
             if described.deployment is not None:
                 model = f"{DEPLOYMENTS}{described.deployment}"
-            key = derive_key(KeyIngredients(create.scope, upstream.name, model, described.version, key_input))
-        return Prepared(described, plan, sent, key_input, key)
+            key = derive_key(
+                KeyIngredients(
+                    create.scope, upstream.name, model, described.version, identified.key_input, identified.files
+                )
+            )
+        return Prepared(described, plan, sent, identified.shown, key, identified)
 
     async def create(self, create: Create) -> Hit | Running:
         """Answer a create request from the store, or make or join a run.

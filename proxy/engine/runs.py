@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import structlog
@@ -18,11 +18,11 @@ import structlog
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
-from proxy.core.policy import Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
+from proxy.core.policy import Bypass, Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
-from proxy.engine.file_inputs import FileInputs
+from proxy.engine.file_inputs import FileInputs, Identified
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.ongoing import Ongoing, OngoingRun
@@ -64,13 +64,20 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is known before any look-up: the model, what will be sent, and the key unless the cache is bypassed."""
+    """What is known before any look-up: the model, the input, and the key unless the cache is bypassed.
+
+    Attributes:
+        sent: what will be sent, but for files that the upstream cannot read where they are.
+        key_input: what is keyed, as it will be stored and shown: files that were given as data left out.
+        identified: the files of the input; nothing for a run that a former process began.
+    """
 
     described: ModelDescription
     plan: LookupPlan
     sent: JsonObject
     key_input: JsonObject
     key: PredictionKey | None
+    identified: Identified = field(default_factory=Identified)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +175,9 @@ class Runs:
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
+        outcome: Outcome | Landed
         if taken_up is None:
-            outcome = await self._begin(flight, create, prepared)
+            outcome, prepared = await self._begin(flight, create, prepared)
         else:
             outcome = await self._take_up(flight, create, prepared, taken_up)
         if isinstance(outcome, Landed):
@@ -179,21 +187,25 @@ class Runs:
             return Landed(replace(outcome, output=None), None, is_stored=False)
         return await self._take_in(flight, create, prepared, outcome)
 
-    async def _begin(self, flight: Flight, create: Create, prepared: Prepared) -> Outcome | Landed:
-        """Look once more, then run; what was found, or how the run ended."""
+    async def _begin(
+        self, flight: Flight, create: Create, prepared: Prepared
+    ) -> tuple[Outcome, Prepared] | tuple[Landed, Prepared]:
+        """Look once more, then run; what was found, or how the run ended, and what is known of it by then."""
         if flight.key is not None:
             stored = await self._look_up_inside(flight.key, create, prepared)
             if stored is not None:
                 flight.record_id = stored.record_id
-                return self._found_inside(stored)
+                return self._found_inside(stored), prepared
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
             flight.record_id = new_record_id()
-        sent = prepared.sent
-        if create.upstream.kind != "replicate":
-            sent = await self._file_inputs.inline(create.upstream.name, sent, prepared.described.schema)
-        job = self._job(flight, create, prepared, sent, new_execution_id())
-        return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0))
+        material = await self._file_inputs.materialise(
+            create, prepared.sent, prepared.identified, prepared.described.schema, self._now()
+        )
+        if not material.is_faithful:  # a file has changed since the key was derived
+            prepared = replace(prepared, plan=Bypass("unread-file"))
+        job = self._job(flight, create, prepared, material.input, new_execution_id())
+        return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
         """See a former process's run through. Its flight counts as accepted: its clients were answered."""

@@ -6,7 +6,7 @@ it chooses by method, and turns every error into the API's JSON shape.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import TypeAlias
 
 import orjson
@@ -41,7 +41,7 @@ class ClientGone(Exception):
 class Exchange:
     """A request with what a handler needs to read it and to answer once."""
 
-    __slots__ = ("_receive", "_send", "has_started", "headers", "method", "note", "scope")
+    __slots__ = ("_has_body_ended", "_receive", "_send", "has_started", "headers", "method", "note", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -53,6 +53,7 @@ class Exchange:
             self.headers[name] = f"{self.headers[name]}, {value}" if name in self.headers else value
         self.note: Note = scope["hotplate.note"]
         self.has_started = False
+        self._has_body_ended = False
         self._receive = receive
         self._send = send
 
@@ -101,6 +102,20 @@ class Exchange:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What is left of the body, as it arrives.
+
+        Raises:
+            ClientGone: the client left.
+        """
+        while not self._has_body_ended:  # asked beyond the end, the server would wait until the client leaves
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            self._has_body_ended = not message.get("more_body", False)
+            if chunk := message.get("body", b""):
+                yield chunk
 
     async def start(self, status: int, headers: HeaderPairs) -> None:
         """Send status and headers; the body follows with ``write``."""

@@ -102,7 +102,11 @@ class Operations:
                 "scope": create.scope.hex()[:16],
                 "key_version": KEY_VERSION,
                 "given": parsed.input,
-                "normalised": prepared.key_input,
+                "normalised": prepared.identified.key_input,
+                "files": [
+                    {"place": ".".join(map(str, path)), "digest": digest.hex()}
+                    for path, digest in prepared.identified.files
+                ],
                 "sent": prepared.sent,
                 "plan": "cached" if prepared.key is not None else f"bypass: {getattr(prepared.plan, 'reason', '')}",
                 "key": prepared.key.hex() if prepared.key is not None else None,

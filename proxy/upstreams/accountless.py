@@ -1,11 +1,21 @@
-"""What Cog's upstreams have in common by what Cog lacks: accounts, and an API to pass requests on to."""
+"""What Cog's upstreams have in common by what Cog lacks: accounts, files, and an API to pass requests on to."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from proxy.core.errors import NotFound, UpstreamUnavailable
-from proxy.upstreams.base import Credential, Job, Outcome, Progress, RelayRequest, RelayResponse, Verdict
+from proxy.core.schemas import InputSchema
+from proxy.upstreams.base import (
+    Credential,
+    Job,
+    ModelTarget,
+    Outcome,
+    Progress,
+    RelayRequest,
+    RelayResponse,
+    Verdict,
+)
 
 
 class WithoutAccounts:
@@ -13,6 +23,7 @@ class WithoutAccounts:
 
     has_accounts = False
     api_roots: tuple[str, ...] = ()
+    files_url: str | None = None
     outlives_us = False
 
     async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
@@ -26,3 +37,7 @@ class WithoutAccounts:
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         """There is nothing behind Cog to pass a request on to."""
         raise NotFound("The requested resource could not be found.")
+
+    async def input_schema(self, target: ModelTarget, credential: Credential | None) -> InputSchema | None:
+        """There is nobody to ask but the server itself, and ``describe`` has."""
+        return None

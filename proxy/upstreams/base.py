@@ -186,6 +186,7 @@ class RelayRequest:
         headers: request headers without hop-by-hop ones, Host, framing and cookies.
         body: the body's bytes as they arrive; empty iterator for none.
         has_body: whether a body is to be sent at all.
+        body_bytes: the body's length where it is known before, so that it need not be sent in chunks.
     """
 
     method: str
@@ -194,6 +195,7 @@ class RelayRequest:
     headers: Sequence[tuple[str, str]]
     body: AsyncIterator[bytes]
     has_body: bool
+    body_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,12 +247,28 @@ class Upstream(Protocol):
         """
         ...
 
+    @property
+    def files_url(self) -> str | None:
+        """Where it names the files that were uploaded to it, ending in ``/files/``; ``None`` where it takes none."""
+        ...
+
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         """What would run for ``target``. Answers from memory where it can: it is on the hit path.
 
         Raises:
             NotFound: there is no such model or version here.
             UpstreamUnavailable, UpstreamTimeout: it cannot be told now.
+        """
+        ...
+
+    async def input_schema(self, target: ModelTarget, credential: Credential | None) -> InputSchema | None:
+        """The input schema of what would run now, asked for if need be; ``None`` where it is not told.
+
+        It says where files may stand in an input. Unlike the one of ``describe`` it may be that of a version which
+        is about to change, so no input is normalised by it.
+
+        Raises:
+            NotFound, Unauthenticated: there can be no such model, or no such credential.
         """
         ...
 

@@ -9,13 +9,14 @@ What it promises, for the first URL and for each redirect alike (webhooks follow
    named may be private. Then exactly that address is dialled: aiohttp is given the address in place of the host, and
    its resolver does nothing but refuse. The name still stands in ``Host`` and in TLS (SNI and certificate).
 5. A connection serves one request, so nothing that was allowed to one caller is reused for another.
-6. No credential, no cookie, no proxy from the environment. Bytes come as they are (``Accept-Encoding: identity``), up
-   to a cap, within an idle and a total time.
+6. No credential, no cookie, no proxy from the environment, and no header of a client's making. Bytes come as they are
+   (``Accept-Encoding: identity``), up to a cap, within an idle and a total time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -45,6 +46,7 @@ MAX_ACKNOWLEDGEMENT_S = 1.0
 some servers report a client that goes before they have said it."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_STRONG_ETAG = re.compile(r'"[!#-~]{1,256}"')
 _HEADERS = ("cache-control", "content-length", "content-type", "etag", "last-modified", "retry-after")
 
 
@@ -111,6 +113,14 @@ class _NoResolver(AbstractResolver):
         pass
 
 
+def is_strong_etag(text: str) -> bool:
+    """Whether ``text`` is an ETag that promises the same bytes, in characters that any header may hold.
+
+    Source: RFC 9110 section 8.8.3; a weak one (``W/"..."``) only promises something that means the same.
+    """
+    return bool(_STRONG_ETAG.fullmatch(text))
+
+
 async def resolve_name(host: str, port: int) -> list[str]:
     """What the operating system says of a name."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -137,7 +147,13 @@ class Egress:
 
     @asynccontextmanager
     async def open(
-        self, url: str, access: OutputAccess, *, max_bytes: int, require_listed: bool = True
+        self,
+        url: str,
+        access: OutputAccess,
+        *,
+        max_bytes: int,
+        require_listed: bool = True,
+        if_none_match: str | None = None,
     ) -> AsyncIterator[Fetched]:
         """GET ``url``.
 
@@ -145,18 +161,23 @@ class Egress:
             access: hosts and origins from which the fetch may come.
             max_bytes: cap of the body.
             require_listed: whether hosts that are not in ``access`` are refused.
+            if_none_match: a strong ETag (see ``is_strong_etag``); an answer of 304 then has no body.
 
         Raises:
+            ValueError: ``if_none_match`` is no strong ETag.
             EgressRefused: by one of the rules, here or at a redirect: ``"url"``, ``"userinfo"``, ``"host"``,
                 ``"port"``, ``"scheme"``, ``"unlisted"``, ``"address"``, ``"downgrade"``, ``"redirects"``,
                 ``"encoding"``, ``"size"``.
             EgressFailed: no answer.
         """
+        if if_none_match is not None and not is_strong_etag(if_none_match):
+            raise ValueError("not a strong ETag")
+        conditions = {"If-None-Match": if_none_match} if if_none_match is not None else {}
         deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s
         location = parse_location(url)
         for _ in range(self._limits.max_redirects + 1):
             addresses = await self._addresses(location, access, require_listed, deadline)
-            response = await self._ask("GET", location, addresses, deadline)
+            response = await self._ask("GET", location, addresses, deadline, conditions)
             try:
                 moved_to = response.headers.get("Location")
                 if response.status not in _REDIRECTS or moved_to is None:

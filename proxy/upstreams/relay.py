@@ -20,7 +20,8 @@ READ_TIMEOUT_S = 120.0
 """Longest silence of the API: it may hold a create for 60 s, and an upload is acknowledged when it was stored."""
 
 SMALL_BODY_BYTES = 65536
-"""A body that ends within this goes with its length, a longer one in chunks; not every API reads chunked JSON."""
+"""A body that ends within this goes with its length, a longer one in chunks unless its length was announced; not every
+API reads chunked JSON."""
 
 _REQUEST_DROPPED = frozenset(
     {"accept-encoding", "authorization", "content-length", "cookie", "expect", "forwarded", "host", "via", "x-real-ip"}
@@ -65,11 +66,14 @@ class Relay:
         headers = [
             pair for pair in pass_on(request.headers, _REQUEST_DROPPED) if not pair[0].startswith("x-forwarded-")
         ]
+        content = await body.content() if request.has_body else None
+        if request.body_bytes is not None and content is not None and not isinstance(content, bytes):
+            headers.append(("content-length", str(request.body_bytes)))
         outgoing = client.build_request(
             request.method,
             f"{self._root}{_target(request.path, request.query)}",
             headers=[*headers, *authorization.items()],
-            content=await body.content() if request.has_body else None,
+            content=content,
             timeout=self._timeout,
         )
         try:

@@ -18,7 +18,9 @@ import httpx
 import orjson
 
 from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavailable
+from proxy.core.inputs import FILES_PREFIX
 from proxy.core.outputs import OutputAccess
+from proxy.core.schemas import InputSchema
 from proxy.upstreams.addresses import EgressRefused, parse_location, parse_origin
 from proxy.upstreams.base import (
     DEPLOYMENTS,
@@ -45,6 +47,7 @@ from proxy.upstreams.replicate_documents import (
     outcome_of,
     progress_of,
 )
+from proxy.upstreams.replicate_schemas import SchemaDesk
 from proxy.upstreams.replicate_versions import MAX_OPENAPI_BYTES, VersionNotes
 from storage.ports import KeyValue
 from storage.records import JsonObject
@@ -105,6 +108,7 @@ class ReplicateUpstream:
         self._reads = open_client(reads or AiohttpTransport(reuses_connections=True))
         self._writes = open_client(writes or AiohttpTransport(reuses_connections=False))
         self._client = ReplicateClient(self._root, self._reads, self._writes, spec.connect_timeout_s, now)
+        self._schemas = SchemaDesk(self._client, self._versions, clock)
         self._relay = Relay(self._root, self._reads, self._writes, spec.connect_timeout_s)
         self._sleep = sleep
         self._clock = clock
@@ -153,6 +157,15 @@ class ReplicateUpstream:
             return ModelDescription(target.model, HIDDEN, is_pinned=False, schema=None)
         known = await self._versions.recall(target.version)
         return ModelDescription(known.model or target.model, target.version, is_pinned=True, schema=known.schema)
+
+    @property
+    def files_url(self) -> str | None:
+        return f"{self._root}{FILES_PREFIX}"
+
+    async def input_schema(self, target: ModelTarget, credential: Credential | None) -> InputSchema | None:
+        """See ``Upstream.input_schema``; asks the API, on the caller's account."""
+        check_names(target)
+        return await self._schemas.find(target, authorize(credential))
 
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         """See ``Upstream.run``; also raises ``NotFound`` and ``Unauthenticated`` for what cannot be sent at all."""

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import httpx
+import orjson
 
 from proxy.core.errors import Unauthenticated, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstreams.base import Credential, Job
@@ -157,6 +158,15 @@ class ReplicateClient:
             return await self._exchange(self._reads, "GET", "/account", authorization, limit_s=CHECK_TIMEOUT_S)
         except httpx.TransportError:
             return None
+
+    async def document(self, path: str, authorization: dict[str, str]) -> JsonObject | None:
+        """The JSON object at ``path``, ``None`` for any other answer or none in time."""
+        try:
+            answer = await self._exchange(self._reads, "GET", path, authorization, limit_s=CHECK_TIMEOUT_S)
+            document = orjson.loads(answer.content) if answer.is_ok else None
+        except (httpx.TransportError, ValueError):
+            return None
+        return document if isinstance(document, dict) else None
 
     async def knock(self) -> int | str:
         """The status with which the root answers, or in a word why it does not."""

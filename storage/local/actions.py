@@ -72,7 +72,7 @@ class DiskActionCache:
         self._counters.record_writes_total += 1
 
     def _delete(self, key: PredictionKey) -> None:
-        with self._trouble.watching("index"), self._index.transaction(durable=self._durable) as rows:
+        with self._trouble.watching("index", proves=False), self._index.transaction(durable=self._durable) as rows:
             self._unname(rows, key)
             rows.delete(_action_row(key))
 

@@ -93,7 +93,7 @@ class DiskKeyValue:
             self._index.drop_expired()
 
     def _delete(self, key: bytes) -> None:
-        with self._trouble.watching("index"), self._index.transaction(durable=False) as rows:
+        with self._trouble.watching("index", proves=False), self._index.transaction(durable=False) as rows:
             rows.delete(key)
 
     def _row(self, name: str) -> bytes:

@@ -33,8 +33,11 @@ class Trouble:
         self._probe_at = 0.0
 
     @contextmanager
-    def watching(self, part: Part) -> Iterator[None]:
-        """Note how a write of ``part`` ends; failures of the medium leave as ``StorageUnavailable``, counted."""
+    def watching(self, part: Part, *, proves: bool = True) -> Iterator[None]:
+        """Note how a write of ``part`` ends; failures of the medium leave as ``StorageUnavailable``, counted.
+
+        ``proves``: whether a success says that storing works. A removal that succeeds on a full disk does not.
+        """
         try:
             yield
         except (OSError, sqlite3.Error, StorageUnavailable) as error:
@@ -44,7 +47,8 @@ class Trouble:
             if failure is error:
                 raise
             raise failure from error
-        self._reasons.pop(part, None)
+        if proves:
+            self._reasons.pop(part, None)
 
     def reason(self) -> str | None:
         """One line for the operator, or ``None`` when the last write of each part succeeded."""

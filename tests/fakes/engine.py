@@ -10,6 +10,7 @@ from PIL import Image
 
 from proxy.core.addresses import AddressBook
 from proxy.core.ids import IdMint
+from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
@@ -18,6 +19,7 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
@@ -26,11 +28,13 @@ from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
+from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import Place
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
@@ -105,6 +109,20 @@ class Engine:
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
         )
+        self.uploads = Uploads(self.storage.notes, self.storage.blobs, self.clock)
+        self.remote = RemoteFiles(self.egress, self.storage.notes, {})  # type: ignore[arg-type]
+        self.file_inputs = FileInputs(
+            base_url=base_url,
+            addresses=self.addresses,
+            blobs=self.storage.blobs,
+            spool=self.spool,
+            uploads=self.uploads,
+            remote=self.remote,
+            handover=Handover(self.storage.blobs, self.uploads),
+            gatekeeper=self.gatekeeper,
+            by_url=HostNames(("static.example.com",)),
+            hashes_remote=True,
+        )
         self.receiver = Receiver()
         self.courier = Courier(
             ParcelRows(self.storage.ledger, Sealer(self.secrets)),
@@ -120,14 +138,7 @@ class Engine:
             results=self.storage.results,
             ingestor=self.ingestor,
             renderer=self.renderer,
-            file_inputs=FileInputs(
-                self.egress,  # type: ignore[arg-type]
-                base_url,
-                self.addresses,
-                self.storage.blobs,
-                self.spool,
-                {},
-            ),
+            file_inputs=self.file_inputs,
             gatekeeper=self.gatekeeper,
             journal=self.journal,
             ongoing=self.ongoing,
@@ -140,6 +151,7 @@ class Engine:
             runs=self.flights,
             coalescer=self.coalescer,
             renderer=self.renderer,
+            file_inputs=self.file_inputs,
             gatekeeper=self.gatekeeper,
             mint=IdMint(self.secrets),
             recent=self.recent,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from proxy.core.errors import HotplateError, NotFound
 from proxy.core.outputs import OutputAccess
+from proxy.core.schemas import InputSchema
 from proxy.upstreams.base import (
     Credential,
     Job,
@@ -27,6 +28,11 @@ from storage.records import JsonValue
 
 VERSION = "5c7d5dc6dd8bf75c1acaa8565735e7986bc5b66206b55cca93cb72c9bf15ccaa"
 DELIVERY = "https://replicate.delivery"
+FILES = "https://api.replicate.com/v1/files/"
+
+
+async def _one(content: bytes) -> AsyncIterator[bytes]:
+    yield content
 
 
 @dataclass
@@ -43,7 +49,9 @@ class ScriptedUpstream:
         starts: whether a run that waits at the gate is ``processing``.
         door: a run waits here before it is accepted.
         verdict: what ``check`` says; ``check_gate`` holds it up.
-        jobs, checks, canceled, adopted: what was asked so far, in order.
+        takes: what ``input_schema`` says.
+        relaying: answers what is passed on, given with its whole body.
+        jobs, checks, canceled, adopted, schemas_asked, relayed: what was asked so far, in order.
     """
 
     clock: Callable[[], float]
@@ -65,9 +73,13 @@ class ScriptedUpstream:
     starts: bool = True
     verdict: Verdict = field(default_factory=lambda: Verdict(is_accepted=True))
     check_gate: asyncio.Event | None = None
+    takes: InputSchema | None = None
+    relaying: Callable[[RelayRequest, bytes], tuple[int, bytes]] | None = None
     jobs: list[Job] = field(default_factory=list)
     checks: list[Credential] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
+    schemas_asked: list[ModelTarget] = field(default_factory=list)
+    relayed: list[tuple[str, str, bytes]] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
 
     def successor(self) -> ScriptedUpstream:
@@ -76,6 +88,14 @@ class ScriptedUpstream:
 
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         return self.description
+
+    @property
+    def files_url(self) -> str | None:
+        return FILES if self.kind == "replicate" else None
+
+    async def input_schema(self, target: ModelTarget, credential: Credential | None) -> InputSchema | None:
+        self.schemas_asked.append(target)
+        return self.takes
 
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         self.jobs.append(job)
@@ -140,7 +160,12 @@ class ScriptedUpstream:
         return self.verdict
 
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
-        raise NotFound("nothing is passed on here")
+        if self.relaying is None:
+            raise NotFound("nothing is passed on here")
+        body = b"".join([chunk async for chunk in request.body])
+        self.relayed.append((request.method, request.path, body))
+        status, content = self.relaying(request, body)
+        return RelayResponse(status, [("content-type", "application/json")], _one(content))
 
     async def readiness(self) -> Readiness:
         return Readiness("warm", "scripted")
@@ -157,6 +182,8 @@ class Served:
         chunk_bytes: how large the pieces are in which it arrives.
         breaks_after: the connection ends after so many bytes, though more were announced.
         is_length_known: whether a cut would be noticed.
+        etag: its ETag; who names it gets 304.
+        address: where it came from in the end, behind redirects.
     """
 
     data: bytes
@@ -164,6 +191,8 @@ class Served:
     chunk_bytes: int = 1000
     breaks_after: int | None = None
     is_length_known: bool = True
+    etag: str | None = None
+    address: str | None = None
 
 
 class FakeEgress:
@@ -172,6 +201,7 @@ class FakeEgress:
     def __init__(self) -> None:
         self.answers: dict[str, list[Served | Exception]] = {}
         self.asked: list[str] = []
+        self.conditions: list[str | None] = []
         self.open_now = self.most_open = self.sent_bytes = 0
 
     def serve(self, url: str, *answers: Served | Exception | bytes) -> None:
@@ -179,9 +209,16 @@ class FakeEgress:
 
     @asynccontextmanager
     async def open(
-        self, url: str, access: OutputAccess, *, max_bytes: int, require_listed: bool = True
+        self,
+        url: str,
+        access: OutputAccess,
+        *,
+        max_bytes: int,
+        require_listed: bool = True,
+        if_none_match: str | None = None,
     ) -> AsyncIterator[Fetched]:
         self.asked.append(url)
+        self.conditions.append(if_none_match)
         if require_listed and not access.covers(url):
             raise EgressRefused("unlisted", "a host that is not listed")
         await asyncio.sleep(0)
@@ -189,13 +226,15 @@ class FakeEgress:
         answer = answers.pop(0) if len(answers) > 1 else answers[0]
         if isinstance(answer, Exception):
             raise answer
+        if if_none_match is not None and if_none_match == answer.etag:
+            answer = replace(answer, status=304, data=b"")
         self.open_now += 1
         self.most_open = max(self.most_open, self.open_now)
         try:
             yield Fetched(
                 status=answer.status,
-                url=url,
-                headers={},
+                url=answer.address or url,
+                headers={} if answer.etag is None else {"etag": answer.etag},
                 expected_bytes=len(answer.data) if answer.is_length_known else None,
                 is_length_known=answer.is_length_known,
                 chunks=self._chunks(answer, max_bytes),

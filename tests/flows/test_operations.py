@@ -82,6 +82,10 @@ def test_operation_answers_through_the_proxy_as_it_does_by_itself(
         # Half of the entries are the proxy's own; tests/flows/test_lists.py looks at them.
         assert set(document) == set(alone.json())
         return
+    if name == "trainings.list":
+        # They go on meanwhile.
+        assert [one["id"] for one in document["results"]] == [one["id"] for one in alone.json()["results"]]
+        return
     assert leveled(document, api, proxy) == leveled(alone.json(), api, proxy)
 
 

@@ -305,3 +305,18 @@ async def test_answer_that_breaks_after_it_began_is_broken_off_and_never_mended(
         await call.to(Endpoint({"POST": handle}))
     assert [message["type"] for message in call.sent] == ["http.response.start", "http.response.body"]
     assert call.sent[-1]["more_body"]
+
+
+async def test_body_is_read_as_it_arrives_and_nobody_waits_beyond_its_end() -> None:
+    call = Call(chunks=(b"one", b"", b"two"))
+    exchange = Exchange(call.scope, call.receive, call.send)
+    assert [chunk async for chunk in exchange.chunks()] == [b"one", b"two"]
+    assert [chunk async for chunk in exchange.chunks()] == []
+    assert call.received == 3
+
+
+async def test_body_that_breaks_off_is_told() -> None:
+    call = Call(chunks=(b"one",), is_cut=True)
+    exchange = Exchange(call.scope, call.receive, call.send)
+    with pytest.raises(ClientGone):
+        [chunk async for chunk in exchange.chunks()]

@@ -397,6 +397,24 @@ async def test_redirect_from_https_to_http_is_refused_even_to_a_named_origin(tmp
         assert plain.connections == 0
 
 
+async def test_etag_is_the_one_header_that_a_caller_can_add() -> None:
+    async with public_server(reply(status="304 Not Modified", headers=['ETag: "x"'])) as server:
+        egress = make_egress(server)
+        url = f"http://files.test:{server.port}/"
+        async with egress.open(url, LISTED, max_bytes=MAX_BYTES, if_none_match='"x"') as fetched:
+            assert (fetched.status, [chunk async for chunk in fetched.chunks]) == (304, [])
+        assert b'if-none-match: "x"\r\n' in server.requests[0].lower()
+        await egress.aclose()
+
+
+@pytest.mark.parametrize("etag", ["x", 'W/"x"', "*", '""', '"x"\r\nCookie: a=b', '"x", "y"', '"x y"'])
+async def test_what_is_no_strong_etag_is_sent_to_nobody(etag: str) -> None:
+    egress = make_egress(None)
+    with pytest.raises(ValueError, match="strong ETag"):
+        async with egress.open("https://files.test/", LISTED, max_bytes=MAX_BYTES, if_none_match=etag):
+            pass
+
+
 # -- webhooks
 
 

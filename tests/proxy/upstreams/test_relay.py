@@ -28,6 +28,7 @@ def ask(
     query: str = "",
     headers: Sequence[tuple[str, str]] = (),
     chunks: Sequence[bytes | Exception] | None = None,
+    body_bytes: int | None = None,
 ) -> RelayRequest:
     async def body() -> AsyncIterator[bytes]:
         for chunk in chunks or ():
@@ -35,7 +36,7 @@ def ask(
                 raise chunk
             yield chunk
 
-    return RelayRequest(method, path, query, headers, body(), chunks is not None)
+    return RelayRequest(method, path, query, headers, body(), chunks is not None, body_bytes)
 
 
 async def drain(response: RelayResponse) -> tuple[int, dict[str, str], bytes]:
@@ -145,6 +146,16 @@ async def test_small_body_goes_with_its_length_and_a_large_one_in_chunks() -> No
         await pass_through(server, ask("/x", method="POST", chunks=large))
         assert b"content-length" not in server.requests[1].lower()
         assert server.requests[1].endswith(b"".join(large))
+
+
+async def test_large_body_goes_with_its_length_where_it_was_announced() -> None:
+    parts = [b"x" * 50_000] * 3
+    async with raw_server(reply()) as server:
+        await pass_through(server, ask("/files", method="POST", chunks=parts, body_bytes=150_000))
+        head, _, body = server.requests[0].partition(b"\r\n\r\n")
+        assert b"content-length: 150000" in head.lower()
+        assert b"transfer-encoding" not in head.lower()
+        assert body == b"".join(parts)
 
 
 async def test_empty_body_is_sent_as_one() -> None:

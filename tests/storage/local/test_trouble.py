@@ -57,3 +57,16 @@ def test_probe_is_due_now_and_then_while_in_trouble() -> None:
     assert not trouble.is_probe_due()
     now += PROBE_EVERY_S
     assert trouble.is_probe_due()
+
+
+def test_removal_that_succeeds_does_not_say_that_storing_works() -> None:
+    """On a full disk rows can be removed; each removal once hid that none could be written."""
+    trouble = Trouble(StorageCounters())
+    with pytest.raises(StorageUnavailable), trouble.watching("index"):
+        raise StorageUnavailable("no room")
+    with trouble.watching("index", proves=False):
+        pass
+    assert trouble.reason() is not None
+    with trouble.watching("index"):
+        pass
+    assert trouble.reason() is None

@@ -1,0 +1,347 @@
+"""The files API: uploads that become inputs.
+
+A caller with an account at an upstream has its files there: what it uploads is passed on as it arrives, and on its way
+the content is hashed. Any other caller has its files here, in the same shapes.
+
+Source: Replicate's OpenAPI document, ``/files``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+import orjson
+import structlog
+
+from proxy.core.errors import FileTooLarge, HotplateError, NotFound, Overloaded, UnsupportedMedia, UpstreamUnavailable
+from proxy.core.files import (
+    MAX_UPLOAD_BYTES,
+    OwnFile,
+    is_same_file,
+    rename_links,
+    render_file,
+    render_page,
+)
+from proxy.core.inputs import FILES_PREFIX
+from proxy.core.multipart import UploadReader, parse_boundary
+from proxy.engine.handover import read_file_object
+from proxy.engine.uploads import DEFAULT_TYPE, blob_of
+from proxy.routes.arrivals import Copy, Tap, content_of, discard
+from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
+from proxy.routes.passthrough import FORWARDED_HEADERS, Passthrough
+from proxy.services import Services
+from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Upstream
+from storage.digest import Scope
+from storage.errors import Corrupt, StorageError
+
+FRAMING_BYTES = 1024**2
+"""What a body may have beyond its content: fields, headers, boundaries."""
+
+MAX_ANSWER_BYTES = 4 * 1024**2
+"""A page of a hundred file objects has some 100 kB."""
+
+_PASSED_HEADERS = ("content-type", "retry-after", "ratelimit-")
+
+_log = structlog.get_logger("hotplate.files")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a caller's files are.
+
+    Attributes:
+        upstream: the upstream that has them, under ``scope``; ``None`` when they are here, under ``owner``.
+        keeps_here: an upload is to be kept here as well, for models that know nothing of the upstream's files.
+    """
+
+    owner: Scope
+    upstream: Upstream | None = None
+    scope: Scope | None = None
+    keeps_here: bool = True
+
+
+class Files:
+    """Handlers of ``/files`` and below."""
+
+    def __init__(self, services: Services, passthrough: Passthrough) -> None:
+        self._services = services
+        self._passthrough = passthrough
+
+    def _place(self, credential: Credential | None) -> _Place:
+        """Where this caller's files are.
+
+        Raises:
+            Unauthenticated: it has none anywhere.
+        """
+        owner = self._services.gatekeeper.files_scope(credential)
+        places = self._services.scopes(credential)
+        keeps_here = any(upstream.files_url is None for upstream, _ in places)
+        for upstream, scope in places:
+            if upstream.files_url is not None:
+                return _Place(owner, upstream, scope, keeps_here)
+        return _Place(owner)
+
+    async def create(self, exchange: Exchange) -> None:
+        """``POST /files``."""
+        credential = exchange.credential()
+        place = self._place(credential)
+        exchange.note.outcome = "relay" if place.upstream is not None else "own"
+        boundary = parse_boundary(exchange.headers.get("content-type"))
+        if place.upstream is not None and place.scope is not None:
+            exchange.note.upstream = place.upstream.name
+            await self._pass_upload(exchange, place, place.upstream, place.scope, credential, boundary)
+            return
+        if boundary is None or exchange.headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMedia("an upload is multipart/form-data, not compressed")
+        await self._keep_upload(exchange, place.owner, UploadReader(boundary))
+
+    async def list(self, exchange: Exchange) -> None:
+        """``GET /files``, newest first."""
+        credential = exchange.credential()
+        place = self._place(credential)
+        if place.upstream is not None:
+            await self._pass_on(exchange, place.upstream, credential)
+            return
+        exchange.note.outcome = "own"
+        query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+        files = await self._services.uploads.all_of(place.owner)
+        page = render_page(files, query.get("cursor", [None])[0], self._services.base_url)
+        await exchange.respond_json(200, page)
+
+    async def get(self, exchange: Exchange) -> None:
+        """``GET /files/{id}``: the file object, not the bytes."""
+        credential = exchange.credential()
+        place = self._place(credential)
+        if place.upstream is not None:
+            await self._pass_on(exchange, place.upstream, credential)
+            return
+        exchange.note.outcome = "own"
+        file = await self._own(exchange, place.owner)
+        await exchange.respond_json(200, render_file(file, self._services.base_url))
+
+    async def delete(self, exchange: Exchange) -> None:
+        """``DELETE /files/{id}``."""
+        credential = exchange.credential()
+        place = self._place(credential)
+        uploads, file_id = self._services.uploads, exchange.params["id"]
+        if place.upstream is not None and place.scope is not None:
+            status = await self._pass_on(exchange, place.upstream, credential)
+            if 200 <= status < 300 or status == 404:
+                await uploads.forget(place.upstream.name, place.scope, file_id)
+                with contextlib.suppress(StorageError):
+                    await uploads.remove(place.owner, file_id)
+            return
+        exchange.note.outcome = "own"
+        try:
+            if not await uploads.remove(place.owner, file_id):
+                raise NotFound("File not found")
+        except StorageError as error:
+            raise Overloaded("the store cannot be written now", retry_after_s=5.0) from error
+        await exchange.start(204, [PRIVATE])
+        await exchange.write(b"")
+
+    async def download(self, exchange: Exchange) -> None:
+        """``GET /files/{id}/download``: the bytes; of an upstream's file for whoever has its signature."""
+        query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+        credential = exchange.credential()
+        if "signature" in query and (credential is None or not self._services.gatekeeper.is_own(credential)):
+            await self._passthrough.handle(exchange)
+            return
+        place = self._place(credential)
+        if place.upstream is not None:
+            await self._passthrough.relay(exchange, place.upstream, None, detail="uncached")
+            return
+        exchange.note.outcome = "own"
+        await self._send(exchange, await self._own(exchange, place.owner))
+
+    # -- files that are here -----------------------------------------------------------------------------
+
+    async def _own(self, exchange: Exchange, owner: Scope) -> OwnFile:
+        file = await self._services.uploads.find(owner, exchange.params["id"])
+        if file is None:
+            raise NotFound("File not found")
+        return file
+
+    async def _keep_upload(self, exchange: Exchange, owner: Scope, reader: UploadReader) -> None:
+        if _announced_bytes(exchange) > MAX_UPLOAD_BYTES + FRAMING_BYTES:
+            await discard(exchange)
+            raise FileTooLarge
+        try:
+            file = await self._services.uploads.keep(owner, content_of(exchange, reader), reader)
+        except StorageError as error:
+            _log.warning("upload_not_stored", reason=type(error).__name__, detail=str(error))
+            raise Overloaded("the store cannot take the file now", retry_after_s=5.0) from error
+        except HotplateError:
+            await discard(exchange)
+            raise
+        await exchange.respond_json(201, render_file(file, self._services.base_url))
+
+    async def _send(self, exchange: Exchange, file: OwnFile) -> None:
+        """The bytes, as something that no browser opens."""
+        headers = [
+            (b"content-type", DEFAULT_TYPE.encode()),
+            (b"content-disposition", b"attachment"),
+            (b"x-content-type-options", b"nosniff"),
+            (b"content-length", b"%d" % file.size_bytes),
+            PRIVATE,
+        ]
+        try:
+            async with aclosing(self._services.storage.blobs.stream(blob_of(file))) as chunks:
+                async for chunk in chunks:
+                    if not exchange.has_started:
+                        await exchange.start(200, headers)
+                    await exchange.write(chunk, more=True)
+        except Corrupt as error:
+            if exchange.has_started:
+                raise
+            raise NotFound("File not found") from error
+        if not exchange.has_started:
+            await exchange.start(200, headers)
+        await exchange.write(b"")
+
+    # -- files at an upstream ----------------------------------------------------------------------------
+
+    async def _pass_upload(
+        self,
+        exchange: Exchange,
+        place: _Place,
+        upstream: Upstream,
+        scope: Scope,
+        credential: Credential | None,
+        boundary: bytes | None,
+    ) -> None:
+        """Pass an upload on as it arrives. What its content was is remembered once the upstream has taken it whole."""
+        reader = UploadReader(boundary) if boundary is not None else None
+        copy = Copy(self._services.uploads) if place.keeps_here and reader is not None else None
+        tap = Tap(exchange, reader, copy)
+        try:
+            response = await upstream.relay(_request(exchange, tap.chunks()), credential)
+            content = await _whole(response)
+            if not tap.has_ended:  # answered early: that is a refusal
+                await discard(exchange)
+            document = _document(content)
+            if response.status == 201 and reader is not None and reader.is_sound:
+                await self._remember(upstream, scope, place, reader, content, document, copy)
+        except HotplateError:
+            if tap.is_client_gone:
+                raise ClientGone from None
+            raise
+        finally:
+            if copy is not None:
+                await copy.aclose()
+        await self._answer(exchange, upstream, response, content, document)
+
+    async def _remember(
+        self,
+        upstream: Upstream,
+        scope: Scope,
+        place: _Place,
+        reader: UploadReader,
+        content: bytes,
+        document: object,
+        copy: Copy | None,
+    ) -> None:
+        tally, now = reader.tally, self._services.now()
+        file = read_file_object(content, tally.digest, tally.size_bytes, now)
+        if file is None or not is_same_file(document, tally.size_bytes, tally.sha256, tally.md5):
+            _log.warning("upload_not_understood", upstream=upstream.name)
+            return
+        await self._services.uploads.remember(upstream.name, scope, file)
+        ref = await copy.finish() if copy is not None else None
+        if ref is None or ref.digest != tally.digest:
+            return
+        own = OwnFile(
+            id=file.id,
+            digest=ref.digest,
+            size_bytes=ref.size_bytes,
+            name=reader.filename,
+            content_type=reader.content_type or DEFAULT_TYPE,
+            metadata={},
+            md5=tally.md5,
+            sha256=tally.sha256,
+            created_at=now,
+            expires_at=file.expires_at,
+        )
+        with contextlib.suppress(StorageError):
+            await self._services.uploads.adopt(place.owner, own)
+
+    async def _pass_on(self, exchange: Exchange, upstream: Upstream, credential: Credential | None) -> int:
+        """Pass a request about files on, and the answer back with addresses here; its status."""
+        exchange.note.outcome, exchange.note.upstream = "relay", upstream.name
+        response = await upstream.relay(_request(exchange, None), credential)
+        content = await _whole(response)
+        await self._answer(exchange, upstream, response, content, _document(content))
+        return response.status
+
+    async def _answer(
+        self, exchange: Exchange, upstream: Upstream, response: RelayResponse, content: bytes, document: object
+    ) -> None:
+        root = (upstream.files_url or "").removesuffix(FILES_PREFIX)
+        ours = f"{self._services.base_url}/v1"
+        status = f"Hotplate; fwd=bypass; fwd-status={response.status}; detail=uncached"
+        headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1"))
+            for name, value in response.headers
+            if name.lower().startswith(_PASSED_HEADERS)
+        ]
+        headers += [PRIVATE, (b"cache-status", status.encode())]
+        if document is not None:
+            content = orjson.dumps(rename_links(document, root, ours))
+        if response.status == 204:
+            await exchange.start(204, headers)
+            await exchange.write(b"")
+            return
+        await exchange.respond(response.status, headers, content)
+
+
+def _announced_bytes(exchange: Exchange) -> int:
+    announced = exchange.headers.get("content-length", "0")
+    return int(announced) if announced.isascii() and announced.isdigit() else 0
+
+
+def _request(exchange: Exchange, body: AsyncIterator[bytes] | None) -> RelayRequest:
+    raw_path = (exchange.scope.get("raw_path") or exchange.scope["path"].encode()).split(b"?")[0].decode("latin-1")
+    return RelayRequest(
+        method=exchange.method,
+        path=raw_path,
+        query=exchange.scope["query_string"].decode("latin-1"),
+        headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
+        body=body if body is not None else _nothing(),
+        has_body=body is not None,
+        body_bytes=_announced_bytes(exchange) or None,
+    )
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+async def _whole(response: RelayResponse) -> bytes:
+    received = bytearray()
+    try:
+        async for chunk in response.body:
+            received += chunk
+            if len(received) > MAX_ANSWER_BYTES:
+                raise UpstreamUnavailable("The model service's answer about files has no end.")
+    finally:
+        if response.aclose is not None:
+            closing = response.aclose()
+            if inspect.isawaitable(closing):
+                with contextlib.suppress(Exception):
+                    await closing
+    return bytes(received)
+
+
+def _document(content: bytes) -> object:
+    """The JSON object that an answer is, ``None`` for anything else."""
+    try:
+        document = orjson.loads(content)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
