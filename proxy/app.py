@@ -15,7 +15,7 @@ from pydantic import ByteSize
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
+from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook, StreamBook
 from proxy.core.errors import NotFound
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
@@ -42,6 +42,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams as StreamsEngine
 from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
@@ -57,6 +58,7 @@ from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
+from proxy.routes.streams import Streams
 from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import (
@@ -157,7 +159,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
     upstreams: list[Upstream] = []
     egress = Egress()
     try:
-        entries = [Entry(_upstream(one, settings, storage), one.models) for one in settings.upstream]
+        entries = [Entry(_upstream(one, settings, storage, egress), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
         if settings.webhooks.enabled:
@@ -172,6 +174,7 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
     async def aclose(drain_timeout_s: float) -> None:
         await services.coalescer.drain(drain_timeout_s)
+        await services.streams.aclose()
         await services.notices.aclose()
         await services.courier.aclose(min(drain_timeout_s, GRACE_S))
         for upstream in upstreams:
@@ -197,7 +200,7 @@ def _services(
     metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
     metrics.export("hotplate_storage_", storage.counters.snapshot)
     spool = Spool(settings.cache.spool_bytes, time.time)
-    addresses = AddressBook(secrets)
+    addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
     rows = RowWriter(storage.ledger)
@@ -245,15 +248,29 @@ def _services(
         storage.blobs,
         spool,
         int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+        stream_book,
+    )
+    ingestor = Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters)
+    mint, recent = IdMint(secrets), RecentPredictions(time.time)
+    streams = StreamsEngine(
+        recent=recent,
+        mint=mint,
+        journal=journal,
+        results=storage.results,
+        blobs=storage.blobs,
+        ingestor=ingestor,
+        renderer=renderer,
+        max_listeners=settings.limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
-        ingestor=Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters),
+        ingestor=ingestor,
         renderer=renderer,
         file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         journal=journal,
         ongoing=ongoing,
+        streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         keeps_text=settings.cache.text,
         now=time.time,
@@ -265,11 +282,12 @@ def _services(
         renderer=renderer,
         file_inputs=file_inputs,
         gatekeeper=gatekeeper,
-        mint=IdMint(secrets),
-        recent=RecentPredictions(time.time),
+        mint=mint,
+        recent=recent,
         journal=journal,
         history=history,
         ongoing=ongoing,
+        streams=streams,
         notices=notices,
         cache_enabled=settings.cache.enabled,
         now=time.time,
@@ -299,6 +317,8 @@ def _services(
         listing=Listing(history, predictor, gatekeeper, base_url),
         uploads=uploads,
         resumption=resumption,
+        streams=streams,
+        stream_book=stream_book,
         webhook_secrets=webhook_secrets,
         webhook_access=webhook_access,
         courier=courier,
@@ -322,7 +342,7 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
 
 
-def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Upstream:
+def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress) -> Upstream:
     if isinstance(one, ReplicateUpstreamSettings):
         return ReplicateUpstream(
             ReplicateSpec(
@@ -333,6 +353,7 @@ def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage) -> Up
                 output_origins=one.output_origins,
             ),
             notes=storage.notes,
+            egress=egress,
         )
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(
@@ -380,6 +401,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     models = Models(services, passthrough)
     directory = Directory(services, passthrough)
     outputs = Outputs(services)
+    streams = Streams(services)
     files = Files(services, passthrough)
     webhooks = Webhooks(services, passthrough)
     onward = passthrough.handle
@@ -398,8 +420,14 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
             Endpoint({"GET": outputs.get, "HEAD": outputs.get, "OPTIONS": outputs.options}, outputs.refuse),
         ),
         Route("/files", Endpoint({"POST": files.create, "GET": files.list}, onward)),
-        Route("/files/{id}", Endpoint({"GET": files.get, "DELETE": files.delete}, onward)),
+        Route(
+            "/files/{id}",
+            Endpoint(
+                {"GET": streams.or_else(files.get), "DELETE": streams.or_else(files.delete)}, streams.or_else(onward)
+            ),
+        ),
         Route("/files/{id}/download", Endpoint({"GET": files.download}, onward)),
+        Route("/streams/{id}", Endpoint({}, streams.handle)),
         Route(model, Endpoint({"GET": models.get}, onward)),
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),

@@ -24,7 +24,7 @@ class Note:
 
     Attributes:
         outcome: ``hit``, ``coalesced``, ``warm_miss``, ``cold_miss``, ``miss`` (not ended), ``bypass``, ``relay``,
-            ``own``, ``output``, ``admin`` or ``other``.
+            ``own``, ``output``, ``stream``, ``admin`` or ``other``.
         saved_s: compute seconds that a hit did not spend.
     """
 

@@ -18,6 +18,7 @@ OUTCOMES = (
     "relay",
     "own",
     "output",
+    "stream",
     "other",
 )
 LEFT_BEHIND = ("adopted", "repeated", "lost")

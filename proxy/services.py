@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.coalescer import Coalescer
@@ -18,6 +18,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
 from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
@@ -52,6 +53,8 @@ class Services:
     listing: Listing
     uploads: Uploads
     resumption: Resumption
+    streams: Streams
+    stream_book: StreamBook
     webhook_secrets: WebhookSecrets
     webhook_access: OutputAccess
     courier: Courier

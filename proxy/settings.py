@@ -267,7 +267,8 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     )
     output_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
-        description="Further origins for outputs, e.g. `http://10.0.0.5:9000`; named here, they may be private.",
+        description="Further origins for outputs and streams, e.g. `http://10.0.0.5:9000`; named here, they may be "
+        "private.",
     )
     input_origins: tuple[HttpOrigin, ...] = Field(
         default=(),

@@ -1,13 +1,19 @@
-"""Public addresses of outputs.
+"""Public addresses of outputs and of streams.
 
 ::
 
     /outputs/<64 hex: BLAKE3 of the bytes>/<32 hex: seal>/<file name>
+    /v1/files/<26: prediction id>-<32 hex: seal>
+    /v1/streams/<26: prediction id>-<32 hex: seal>
 
 The seal is one AES block that holds a tag of the scope and a keyed hash over scope tag, digest and name,
 whitened with the digest. So whoever merely holds the bytes cannot compute an address, an address of one scope
 says nothing of another's, two addresses do not show that they belong to one scope, and whether an address is
 genuine is decided from the address alone, before any look at the disk.
+
+A stream is read without a credential, so its address is one itself: the seal is a keyed hash over the prediction's
+id. The token has a form that no file id has, neither Replicate's nor one of this proxy's own, since a stream of files
+shares its path with the files API: the JavaScript client makes files of a stream's outputs there and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,17 +21,22 @@ from __future__ import annotations
 import re
 import secrets as entropy
 
+import blake3
 from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import ECB
 
+from proxy.core.ids import PredictionId
 from proxy.core.secrets import Secrets, keyed_hash
 from storage.digest import Digest, Scope, parse_digest
 
 OUTPUTS_PREFIX = "/outputs/"
+FILE_STREAMS_PREFIX = "/v1/files/"
+TEXT_STREAMS_PREFIX = "/v1/streams/"
 
 _SEAL = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_STREAM = re.compile(r"([a-z2-7]{26})-([0-9a-f]{32})")
 
 
 class AddressBook:
@@ -56,6 +67,34 @@ class AddressBook:
 
     def _check(self, tag: bytes, digest: Digest, name: str) -> bytes:
         return keyed_hash(self._key, b"check", tag, digest, name.encode())[:8]
+
+
+class StreamBook:
+    """Makes and checks the addresses of predictions' streams."""
+
+    def __init__(self, secrets: Secrets) -> None:
+        self._key = secrets.streams
+
+    def path(self, prediction_id: PredictionId, *, makes_files: bool) -> str:
+        """The path at which the prediction is streamed; ``makes_files``: its outputs are files."""
+        return f"{streams_prefix(makes_files)}{prediction_id}-{self.seal(prediction_id.encode()).decode()}"
+
+    def seal(self, mark: bytes) -> bytes:
+        """The second half of the token of the prediction whose id is ``mark``, as 32 hex digits."""
+        # What is hashed under this key always has the length of an id, so it needs no framing.
+        return blake3.blake3(mark, key=self._key).digest(length=16).hex().encode()
+
+    def verify(self, token: str) -> PredictionId | None:
+        """The prediction that a genuine token names, ``None`` for any other text. Constant time in the seal."""
+        found = _STREAM.fullmatch(token)
+        if found is None or not entropy.compare_digest(self.seal(found[1].encode()), found[2].encode()):
+            return None
+        return PredictionId(found[1])
+
+
+def streams_prefix(makes_files: bool) -> str:
+    """What the paths of streams begin with; ``makes_files``: their outputs are files."""
+    return FILE_STREAMS_PREFIX if makes_files else TEXT_STREAMS_PREFIX
 
 
 def is_name(text: str) -> bool:

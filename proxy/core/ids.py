@@ -36,6 +36,10 @@ ID_LENGTH = 26
 MAX_TAGS = 10_000
 """Scopes whose tag is remembered."""
 
+CLOCK_TOLERANCE_S = 3600.0
+"""A result that began later than a prediction by more than this is another one that drew the same random number.
+Less may be a clock that was set back; predictions so young are found in memory."""
+
 _LETTERS = "abcdefghijklmnopqrstuvwxyz234567"
 _PAIRS = tuple(left + right for left in _LETTERS for right in _LETTERS)
 _EPOCH_MS = 1_767_225_600_000  # 2026-01-01T00:00:00Z
@@ -48,6 +52,18 @@ class IdParts:
 
     record_id: RecordId
     created_at: float
+
+    def may_name(self, began_at: float) -> bool:
+        """Whether a result whose run began at ``began_at`` may be the one that the id was made for."""
+        return self.created_at >= began_at - CLOCK_TOLERANCE_S
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedId:
+    """An id read by somebody who does not know whose it is; ``tag`` tells whether it may be a given scope's."""
+
+    parts: IdParts
+    tag: bytes
 
 
 class IdMint:
@@ -77,6 +93,14 @@ class IdMint:
 
     def read(self, text: str, scope: Scope) -> IdParts | None:
         """What ``text`` says to a caller of ``scope``; ``None`` for anything not minted here for that scope."""
+        opened = self.open(text)
+        return opened.parts if opened is not None and self.fits(opened, scope) else None
+
+    def open(self, text: str) -> OpenedId | None:
+        """What ``text`` says; ``None`` where it has not the form of an id.
+
+        Any text of that form says something: whether it was minted here shows only when a scope ``fits``.
+        """
         if len(text) != ID_LENGTH or text != text.lower():
             return None
         try:
@@ -86,10 +110,12 @@ class IdMint:
         if _spell(sealed) != text:
             return None  # spare bits set: an alias of another id
         block = self._decrypt.update(sealed)
-        if not entropy.compare_digest(block[12:], self._tag(scope)):
-            return None
         record_id = RecordId(int.from_bytes(block[:5], "big"))
-        return IdParts(record_id, (int.from_bytes(block[5:10], "big") + _EPOCH_MS) / 1000)
+        return OpenedId(IdParts(record_id, (int.from_bytes(block[5:10], "big") + _EPOCH_MS) / 1000), block[12:])
+
+    def fits(self, opened: OpenedId, scope: Scope) -> bool:
+        """Whether the id may have been minted for ``scope``. Constant time."""
+        return entropy.compare_digest(opened.tag, self._tag(scope))
 
     def _tag(self, scope: Scope) -> bytes:
         tag = self._tags.get(scope)

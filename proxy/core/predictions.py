@@ -8,6 +8,7 @@ Source of the shape: Replicate's OpenAPI document, ``schemas_prediction_response
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -121,10 +122,22 @@ def render_prediction(prediction: Prediction, base_url: str) -> bytes:
 class HitTemplate:
     """A stored result as ready bytes, to be stamped with id, input and time for each hit."""
 
-    __slots__ = ("_after_input", "_before_input", "_urls", "links")
+    __slots__ = ("_after_input", "_before_input", "_seal", "_stream", "_urls", "links")
 
-    def __init__(self, record: ResultRecord, output: JsonValue, links: str, base_url: str) -> None:
-        """Args: ``output`` as the client will see it; ``links`` the ``Link`` header that goes with it."""
+    def __init__(
+        self,
+        record: ResultRecord,
+        output: JsonValue,
+        links: str,
+        base_url: str,
+        stream: tuple[str, Callable[[bytes], bytes]] | None = None,
+    ) -> None:
+        """Args:
+        output: as the client will see it.
+        links: the ``Link`` header that goes with it.
+        stream: for a streamable result, what stands before the id in a stream's URL, and what seals an id there
+            (see ``StreamBook``).
+        """
         deployment = {"deployment": record.deployment} if record.deployment is not None else {}
         head = orjson.dumps({"model": record.model, "version": record.version, **deployment})
         body = orjson.dumps(
@@ -141,16 +154,20 @@ class HitTemplate:
         self._before_input = b'",' + head[1:-1] + b',"input":'
         self._after_input = b"," + body[1:-1] + b',"created_at":"'
         self._urls = orjson.dumps(prediction_url(base_url, ""))[1:-1]
+        self._stream = orjson.dumps(stream[0])[1:-1] if stream is not None else b""
+        self._seal = stream[1] if stream is not None else None
         self.links = links.encode()
 
     @property
     def size_bytes(self) -> int:
         """What it holds in memory, nearly."""
-        return len(self._before_input) + len(self._after_input) + len(self._urls) + len(self.links) + 300
+        held = (self._before_input, self._after_input, self._urls, self._stream, self.links)
+        return sum(map(len, held)) + 300
 
     def fill(self, prediction_id: PredictionId, input_json: bytes, at: float) -> bytes:
         """The whole answer; the same JSON document that ``render_prediction`` gives for this hit."""
         mark, time, url = prediction_id.encode(), format_time(at).encode(), self._urls
+        end = b'"}}' if self._seal is None else b'","stream":"%b%b-%b"}}' % (self._stream, mark, self._seal(mark))
         return b"".join(
             (
                 b'{"id":"',
@@ -172,6 +189,6 @@ class HitTemplate:
                 b'/cancel","web":"',
                 url,
                 mark,
-                b'"}}',
+                end,
             )
         )

@@ -226,6 +226,16 @@ def _speaks_of_files(definition: JsonObject, schemas: JsonObject) -> bool:
     return False
 
 
+def output_makes_files(openapi: JsonObject | None) -> bool:
+    """Whether a model's outputs are files, by its OpenAPI document; taken for granted where that does not tell."""
+    try:
+        schemas = (openapi or {})["components"]["schemas"]
+        output = schemas["Output"]
+        return _speaks_of_files(output, schemas) or not {"type", "$ref", "allOf", "anyOf"} & output.keys()
+    except (KeyError, TypeError, AttributeError):
+        return True
+
+
 def normalise_input(schema: InputSchema, given: JsonObject, *, unknown: Literal["drop", "keep"]) -> JsonObject:
     """The one form of all inputs that the model could not tell apart; ``docs/keys.md`` has each rule's reason.
 

@@ -107,6 +107,11 @@ class Journal:
             deployment=row.get("deployment"),
         )
 
+    async def scope_of(self, record_id: RecordId) -> Scope | None:
+        """Whose run it was."""
+        row = await self._read(_run(record_id))
+        return Scope(bytes.fromhex(row["scope"])) if row is not None else None
+
     async def drain(self) -> None:
         """Wait until everything said so far is written."""
         await self._rows.drain()

@@ -15,7 +15,7 @@ from functools import partial
 import orjson
 
 from proxy.core.errors import InputInvalid, UpstreamRefused
-from proxy.core.ids import IdMint, IdParts, PredictionId
+from proxy.core.ids import CLOCK_TOLERANCE_S, IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.policy import Bypass, Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
@@ -31,14 +31,11 @@ from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
+from proxy.engine.streams import Streams
 from proxy.upstreams.base import DEPLOYMENTS, HIDDEN
 from storage.digest import Scope
 from storage.records import ResultRecord
 from storage.results import ResultStore
-
-CLOCK_TOLERANCE_S = 3600.0
-"""A result that began later than a prediction by more than this is another one that drew the same random number.
-Less may be a clock that was set back; predictions so young are known by ``RecentPredictions``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,7 @@ class Predictor:
         journal: Journal,
         ongoing: Ongoing,
         history: History,
+        streams: Streams,
         notices: Notices,
         cache_enabled: bool,
         now: Callable[[], float],
@@ -84,6 +82,7 @@ class Predictor:
         self._journal = journal
         self._ongoing = ongoing
         self._history = history
+        self._streams = streams
         self._notices = notices
         self._cache_enabled = cache_enabled
         self._now = now
@@ -285,7 +284,7 @@ class Predictor:
         if canceled is not None:
             return canceled
         record = await self._results.find_complete(parts.record_id)
-        if record is None or record.scope != scope or parts.created_at < record.created_at - CLOCK_TOLERANCE_S:
+        if record is None or record.scope != scope or not parts.may_name(record.created_at):
             return await self._without_result(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
         try:
@@ -306,6 +305,7 @@ class Predictor:
             logs=record.logs,
             metrics=record.metrics,
             deployment=record.deployment,
+            stream_url=self._renderer.record_stream_url(own_id, record),
         )
 
     async def _without_result(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction:
@@ -330,9 +330,10 @@ class Predictor:
     async def view(self, entry: Running, *, in_list: bool = False) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
+        stream_url = self._streams.url(entry)
         if entry.canceled_at is not None:
-            return _as_canceled(entry)
-        base = _as_begun(entry)
+            return replace(_as_canceled(entry), stream_url=stream_url)
+        base = replace(_as_begun(entry), stream_url=stream_url)
         landed = flight.landed
         if landed is None:
             if progress is None or progress.status == "starting":
@@ -361,20 +362,19 @@ class Predictor:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
-            return self._cancel(entry)
+            self._cancel(entry)
+            return await self.view(entry)
         return await self.find(prediction_id, scope)
 
-    def _cancel(self, entry: Running) -> Prediction:
+    def _cancel(self, entry: Running) -> None:
         """End one prediction before its run."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
-        canceled = _as_canceled(entry)
-        self._journal.cancel(canceled)
+        self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)
         else:
             self._settle(entry)
-        return canceled
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""

@@ -127,6 +127,10 @@ class RecentPredictions:
         entry = self._running.get(PredictionId(prediction_id))
         return entry if entry is not None and entry.scope == scope else None
 
+    def any_running(self, prediction_id: PredictionId) -> Running | None:
+        """The same for somebody who has proved otherwise that he may see it."""
+        return self._running.get(prediction_id)
+
     def served_input(self, prediction_id: str, scope: Scope) -> JsonObject | None:
         """The input of a prediction that was answered from the store, for its own scope alone."""
         entry = self._served.get(PredictionId(prediction_id))

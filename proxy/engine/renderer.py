@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook, streams_prefix
+from proxy.core.ids import PredictionId
 from proxy.core.outputs import encode_data_url, substitute
 from proxy.core.predictions import HitTemplate
 from proxy.engine.spool import Spool
@@ -33,8 +34,10 @@ class Renderer:
         blobs: ContentStore,
         spool: Spool,
         memory_bytes: int,
+        streams: StreamBook,
     ) -> None:
         self.base_url = base_url
+        self._streams = streams
         self._addresses = addresses
         self._blobs = blobs
         self._spool = spool
@@ -66,11 +69,26 @@ class Renderer:
             (path, url) for path, url in left if not (as_addresses and url.startswith("data:"))
         ]
         for file in record.files:
-            if file.blob.size_bytes <= self._data_max_bytes and not as_addresses:
-                values.append((file.path, encode_data_url(file.content_type, await self._read(file))))
-            else:
-                values.append((file.path, self.address(file, record.scope)))
+            values.append((file.path, await self.shown(file, record.scope, as_address=as_addresses)))
         return substitute(record.output, values)
+
+    async def shown(self, file: OutputFile, scope: Scope, *, as_address: bool = False) -> str:
+        """What stands for a file in an answer: its address, or all of it unless ``as_address``.
+
+        Raises:
+            OutputGone: it was to be shown as ``data:`` and cannot be read.
+        """
+        if file.blob.size_bytes <= self._data_max_bytes and not as_address:
+            return encode_data_url(file.content_type, await self._read(file))
+        return self.address(file, scope)
+
+    def stream_url(self, prediction_id: PredictionId, *, makes_files: bool) -> str:
+        """Where a prediction is streamed."""
+        return self.base_url + self._streams.path(prediction_id, makes_files=makes_files)
+
+    def record_stream_url(self, prediction_id: PredictionId, record: ResultRecord) -> str | None:
+        """Where a prediction that this record answers is streamed, if it is."""
+        return self.stream_url(prediction_id, makes_files=bool(record.files)) if record.is_streamable else None
 
     def ready(self, record: ResultRecord) -> HitTemplate | None:
         """The template of a record if it is in memory."""
@@ -84,7 +102,14 @@ class Renderer:
         """
         template = self.ready(record)
         if template is None:
-            template = HitTemplate(record, await self.output(record), self.links(record), self.base_url)
+            stream = (self.base_url + streams_prefix(bool(record.files)), self._streams.seal)
+            template = HitTemplate(
+                record,
+                await self.output(record),
+                self.links(record),
+                self.base_url,
+                stream if record.is_streamable else None,
+            )
             self._templates.put((record.record_id, record.key), template, template.size_bytes)
         return template
 

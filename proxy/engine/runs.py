@@ -19,14 +19,17 @@ from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import Bypass, Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
+from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs, Identified
+from proxy.engine.hub import Source
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.ongoing import Ongoing, OngoingRun
 from proxy.engine.renderer import OutputGone, Renderer
+from proxy.engine.streams import Streams
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
 from storage.digest import PredictionKey, RecordId, Scope
 from storage.errors import StorageError
@@ -112,6 +115,7 @@ class Runs:
         gatekeeper: Gatekeeper,
         journal: Journal,
         ongoing: Ongoing,
+        streams: Streams,
         observe_run: RunObserver,
         keeps_text: KeepsText,
         now: Callable[[], float],
@@ -123,6 +127,7 @@ class Runs:
         self._gatekeeper = gatekeeper
         self._journal = journal
         self._ongoing = ongoing
+        self._streams = streams
         self._observe_run = observe_run
         self._keeps_text: KeepsText = keeps_text
         self._now = now
@@ -144,6 +149,9 @@ class Runs:
 
     async def fly(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None = None) -> None:
         """The work of a flight; always ends in ``land``, ``refuse`` or ``set_aside``."""
+        makes_files = output_makes_files(prepared.described.openapi)
+        is_kept = isinstance(prepared.plan, Cached)
+        self._streams.expect(flight, Source(create.upstream, create.credential, is_kept, makes_files))
         try:
             landed = await self._run(flight, create, prepared, taken_up)
         except asyncio.CancelledError:
@@ -284,6 +292,7 @@ class Runs:
             completed_at=outcome.completed_at,
             boot_s=outcome.boot_s,
             upstream_id=outcome.upstream_id,
+            is_streamable=self._streams.is_streamable(flight),
             deployment=prepared.described.deployment,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
@@ -291,6 +300,7 @@ class Runs:
         decision = plan_store(prepared.plan, outcome.status, files, stored_files, is_text_kept=is_text_kept)
         is_stored = False
         if isinstance(decision, Store):
+            record = replace(record, stream_log=await self._streams.keep_log(flight, record))
             try:
                 await self._results.put(record)
                 is_stored = True

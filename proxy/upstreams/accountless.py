@@ -38,6 +38,10 @@ class WithoutAccounts:
         """There is nothing behind Cog to pass a request on to."""
         raise NotFound("The requested resource could not be found.")
 
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        """Runs at Cog servers are told by their progress."""
+        raise NotFound("The requested resource could not be found.")
+
     async def input_schema(self, target: ModelTarget, credential: Credential | None) -> InputSchema | None:
         """There is nobody to ask but the server itself, and ``describe`` has."""
         return None

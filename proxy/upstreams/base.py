@@ -306,6 +306,15 @@ class Upstream(Protocol):
         """
         ...
 
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        """The event stream of a run, whose place its ``Progress`` told; what came up to ``last_event_id`` is left out.
+
+        Raises:
+            NotFound: this kind of upstream has no streams.
+            UpstreamUnavailable, UpstreamTimeout: no answer; reading the body may raise the same.
+        """
+        ...
+
     async def readiness(self) -> Readiness:
         """How it is now; never raises, never starts anything, bounded in time."""
         ...

@@ -10,7 +10,8 @@ What it promises, for the first URL and for each redirect alike (webhooks follow
    its resolver does nothing but refuse. The name still stands in ``Host`` and in TLS (SNI and certificate).
 5. A connection serves one request, so nothing that was allowed to one caller is reused for another.
 6. No credential, no cookie, no proxy from the environment, and no header of a client's making. Bytes come as they are
-   (``Accept-Encoding: identity``), up to a cap, within an idle and a total time.
+   (``Accept-Encoding: identity``), up to a cap, within an idle and a total time. An event stream has other times than a
+   file, and nothing else of its own.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ MAX_ACKNOWLEDGEMENT_S = 1.0
 some servers report a client that goes before they have said it."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_REQUEST_HEADERS = frozenset({"accept", "last-event-id"})
 _STRONG_ETAG = re.compile(r'"[!#-~]{1,256}"')
 _HEADERS = ("cache-control", "content-length", "content-type", "etag", "last-modified", "retry-after")
 
@@ -154,6 +156,8 @@ class Egress:
         max_bytes: int,
         require_listed: bool = True,
         if_none_match: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        limits: EgressLimits | None = None,
     ) -> AsyncIterator[Fetched]:
         """GET ``url``.
 
@@ -162,9 +166,11 @@ class Egress:
             max_bytes: cap of the body.
             require_listed: whether hosts that are not in ``access`` are refused.
             if_none_match: a strong ETag (see ``is_strong_etag``); an answer of 304 then has no body.
+            headers: ``accept`` and ``last-event-id`` may be given.
+            limits: times for this fetch, instead of the usual ones.
 
         Raises:
-            ValueError: ``if_none_match`` is no strong ETag.
+            ValueError: ``if_none_match`` is no strong ETag, or a header may not be given.
             EgressRefused: by one of the rules, here or at a redirect: ``"url"``, ``"userinfo"``, ``"host"``,
                 ``"port"``, ``"scheme"``, ``"unlisted"``, ``"address"``, ``"downgrade"``, ``"redirects"``,
                 ``"encoding"``, ``"size"``.
@@ -172,12 +178,17 @@ class Egress:
         """
         if if_none_match is not None and not is_strong_etag(if_none_match):
             raise ValueError("not a strong ETag")
-        conditions = {"If-None-Match": if_none_match} if if_none_match is not None else {}
-        deadline = asyncio.get_running_loop().time() + self._limits.total_timeout_s
+        given = dict(headers or {})
+        if not _REQUEST_HEADERS.issuperset(given):
+            raise ValueError("a header that is not for others to give")
+        if if_none_match is not None:
+            given["If-None-Match"] = if_none_match
+        limits = limits or self._limits
+        deadline = asyncio.get_running_loop().time() + limits.total_timeout_s
         location = parse_location(url)
         for _ in range(self._limits.max_redirects + 1):
             addresses = await self._addresses(location, access, require_listed, deadline)
-            response = await self._ask("GET", location, addresses, deadline, conditions)
+            response = await self._ask("GET", location, addresses, deadline, given, limits=limits)
             try:
                 moved_to = response.headers.get("Location")
                 if response.status not in _REDIRECTS or moved_to is None:
@@ -245,6 +256,7 @@ class Egress:
         deadline: float,
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
+        limits: EgressLimits | None = None,
     ) -> aiohttp.ClientResponse:
         """Ask the first of ``addresses`` that takes the connection."""
         if self._session is None:
@@ -260,6 +272,7 @@ class Egress:
                         data=body,
                         server_hostname=location.host if location.scheme == "https" else None,
                         allow_redirects=False,
+                        timeout=_timeout(limits or self._limits),
                     )
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
                 reason = error
@@ -274,9 +287,7 @@ class Egress:
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": USER_AGENT},
-            timeout=aiohttp.ClientTimeout(
-                total=None, connect=self._limits.connect_timeout_s, sock_read=self._limits.idle_timeout_s
-            ),
+            timeout=_timeout(self._limits),
             auto_decompress=False,
             trust_env=False,
         )
@@ -298,6 +309,10 @@ class Egress:
             is_length_known=expected is not None or transfer == "chunked",
             chunks=_chunks(location.host, response, max_bytes, deadline),
         )
+
+
+def _timeout(limits: EgressLimits) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, connect=limits.connect_timeout_s, sock_read=limits.idle_timeout_s)
 
 
 def check_location(location: Location, access: OutputAccess, limits: EgressLimits, *, require_listed: bool) -> bool:

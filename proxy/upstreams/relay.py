@@ -83,7 +83,7 @@ class Relay:
         return RelayResponse(
             status=response.status_code,
             headers=pass_on(response.headers.multi_items(), _RESPONSE_DROPPED),
-            body=_stream(response),
+            body=stream_body(response),
             aclose=response.aclose,
         )
 
@@ -133,7 +133,8 @@ def _target(path: str, query: str) -> str:
     return f"{path}?{query}" if query else path
 
 
-async def _stream(response: httpx.Response) -> AsyncIterator[bytes]:
+async def stream_body(response: httpx.Response) -> AsyncIterator[bytes]:
+    """The body's bytes as they come; a failure is raised as the caller's error."""
     try:
         async for chunk in response.aiter_raw():
             yield chunk

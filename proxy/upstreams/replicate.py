@@ -12,7 +12,7 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 import orjson
@@ -21,7 +21,7 @@ from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavaila
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.outputs import OutputAccess
 from proxy.core.schemas import InputSchema
-from proxy.upstreams.addresses import EgressRefused, parse_location, parse_origin
+from proxy.upstreams.addresses import EgressRefused, Location, parse_location, parse_origin
 from proxy.upstreams.base import (
     DEPLOYMENTS,
     HIDDEN,
@@ -37,6 +37,7 @@ from proxy.upstreams.base import (
     UpstreamKind,
     Verdict,
 )
+from proxy.upstreams.egress import Egress
 from proxy.upstreams.http import AiohttpTransport, open_client
 from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
@@ -48,6 +49,7 @@ from proxy.upstreams.replicate_documents import (
     progress_of,
 )
 from proxy.upstreams.replicate_schemas import SchemaDesk
+from proxy.upstreams.replicate_streams import StreamOpener
 from proxy.upstreams.replicate_versions import MAX_OPENAPI_BYTES, VersionNotes
 from storage.ports import KeyValue
 from storage.records import JsonObject
@@ -85,6 +87,7 @@ class ReplicateUpstream:
         spec: which API.
         notes: where versions are remembered.
         reads, writes: transports for what may be repeated and what may not; the latter must not keep connections.
+        egress: for streams that are not at the API's own origin; ``None`` = one of its own.
         sleep, clock, now: ways to wait and to tell the time (monotonic, epoch seconds).
 
     Raises:
@@ -98,18 +101,23 @@ class ReplicateUpstream:
         *,
         reads: httpx.AsyncBaseTransport | None = None,
         writes: httpx.AsyncBaseTransport | None = None,
+        egress: Egress | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._spec = spec
-        self._root, self._access = _addresses(spec)
+        api, self._access = _addresses(spec)
+        self._root = f"{api.scheme}://{api.netloc}{api.target}"
         self._versions = VersionNotes(spec.name, notes)
         self._reads = open_client(reads or AiohttpTransport(reuses_connections=True))
         self._writes = open_client(writes or AiohttpTransport(reuses_connections=False))
         self._client = ReplicateClient(self._root, self._reads, self._writes, spec.connect_timeout_s, now)
         self._schemas = SchemaDesk(self._client, self._versions, clock)
         self._relay = Relay(self._root, self._reads, self._writes, spec.connect_timeout_s)
+        self._egress = egress or Egress()
+        self._owns_egress = egress is None
+        self._streams = StreamOpener(api.origin, self._access, self._reads, self._egress, spec.connect_timeout_s)
         self._sleep = sleep
         self._clock = clock
         self._now = now
@@ -222,6 +230,10 @@ class ReplicateUpstream:
         body = self._remembering(response.body, f"{asked[1]}/{asked[2]}", asked[3])
         return RelayResponse(response.status, response.headers, body, response.aclose)
 
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        """See ``Upstream.open_stream``. The credential goes to the API's own origin and nowhere else."""
+        return await self._streams.open(url, authorize(credential), last_event_id)
+
     async def remember_version(self, model: str, version: str, document: object) -> None:
         """Learn from the answer to ``GET /models/{owner}/{name}/versions/{id}``; anything else is ignored."""
         if not isinstance(document, dict) or document.get("id") != version:
@@ -249,6 +261,8 @@ class ReplicateUpstream:
             await asyncio.gather(*late, return_exceptions=True)
         await self._reads.aclose()
         await self._writes.aclose()
+        if self._owns_egress:
+            await self._egress.aclose()
 
     async def _follow(
         self,
@@ -318,7 +332,12 @@ async def _unseen(upstream_id: str) -> JsonObject:
 
 
 def _is_news(before: Progress, after: Progress) -> bool:
-    return (before.status, before.logs, before.is_booting) != (after.status, after.logs, after.is_booting)
+    return (before.status, before.logs, before.is_booting, before.stream_url) != (
+        after.status,
+        after.logs,
+        after.is_booting,
+        after.stream_url,
+    )
 
 
 def _username(answer: Answer) -> str | None:
@@ -329,8 +348,8 @@ def _username(answer: Answer) -> str | None:
     return None
 
 
-def _addresses(spec: ReplicateSpec) -> tuple[str, OutputAccess]:
-    """The API's root without a slash at the end, and from where its outputs come.
+def _addresses(spec: ReplicateSpec) -> tuple[Location, OutputAccess]:
+    """The API's root, its path without a slash at the end, and from where its outputs come.
 
     An API that the operator runs or chose himself may serve outputs from its own origin.
     """
@@ -343,6 +362,4 @@ def _addresses(spec: ReplicateSpec) -> tuple[str, OutputAccess]:
     path = location.target.rstrip("/") or "/v1"
     own = () if location.host == API_HOST else (location.origin,)
     origins = (*own, *map(parse_origin, spec.output_origins))
-    return f"{location.scheme}://{location.netloc}{path}", OutputAccess(
-        spec.output_hosts, tuple(dict.fromkeys(origins))
-    )
+    return replace(location, target=path), OutputAccess(spec.output_hosts, tuple(dict.fromkeys(origins)))

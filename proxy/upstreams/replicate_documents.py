@@ -99,7 +99,8 @@ def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progre
         logs=_text(prediction.get("logs")),
         is_booting=status == "starting" and waited_s >= WARM_START_S,
         upstream_id=prediction["id"],
-        web_url=_web_url(prediction),
+        web_url=_url(prediction, "web"),
+        stream_url=_url(prediction, "stream"),
         model=_model(prediction),
     )
 
@@ -128,7 +129,7 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
         completed_at=completed_at,
         boot_s=boot_s(prediction),
         upstream_id=prediction["id"],
-        web_url=_web_url(prediction),
+        web_url=_url(prediction, "web"),
         model=_model(prediction),
     )
 
@@ -189,7 +190,8 @@ def _model(prediction: JsonObject) -> str | None:
     return model if isinstance(model, str) and _MODEL.fullmatch(model) else None
 
 
-def _web_url(prediction: JsonObject) -> str | None:
+def _url(prediction: JsonObject, name: str) -> str | None:
+    """One of the prediction's ``urls``, where it is one for http."""
     urls = prediction.get("urls")
-    url = urls.get("web") if isinstance(urls, dict) else None
+    url = urls.get(name) if isinstance(urls, dict) else None
     return url if isinstance(url, str) and url.startswith(("https://", "http://")) else None

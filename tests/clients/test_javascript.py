@@ -68,6 +68,37 @@ def test_polling_sees_the_end_of_a_miss(javascript: Path, client_env: dict[str, 
     assert answer["size"] > 100
 
 
+STREAM = """
+import Replicate from "replicate";
+const replicate = new Replicate({
+  auth: process.env.REPLICATE_API_TOKEN,
+  baseUrl: `${process.env.REPLICATE_BASE_URL}/v1`,
+});
+const [model, given] = process.argv.slice(2);
+const heard = [];
+for await (const { event, id, data } of replicate.stream(model, { input: JSON.parse(given) })) {
+  const isFile = event === "output";
+  heard.push([event, id, isFile ? `${data.constructor.name} ${(await data.blob()).size}` : data]);
+}
+console.log(JSON.stringify(heard));
+"""
+
+
+def test_stream_gives_file_objects_on_miss_and_hit(
+    javascript: Path, proxy: ProxyProcess, client_env: dict[str, str]
+) -> None:
+    given = json.dumps({"prompt": "streamed to JavaScript", **SMALL})
+    runs = proxy.runs()
+    miss = json.loads(node(javascript, STREAM, client_env, README_MODEL, given))
+    assert [event for event, _, _ in miss if event != "logs"] == ["output", "done"]
+    (picture,) = [data for event, _, data in miss if event == "output"]
+    kind, size = picture.split()
+    assert kind == "FileOutput"
+    assert int(size) > 100
+    assert json.loads(node(javascript, STREAM, client_env, README_MODEL, given)) == miss
+    assert proxy.runs() == runs + 1
+
+
 PAGE = """
 import Replicate from "replicate";
 const replicate = new Replicate({

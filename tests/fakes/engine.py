@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from proxy.core.addresses import AddressBook
+from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
@@ -34,6 +34,7 @@ from proxy.engine.resumption import Resumption
 from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
 from proxy.engine.uploads import Uploads
 from proxy.engine.webhook_secrets import Place
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
@@ -71,6 +72,7 @@ class Engine:
         cache_enabled: bool = True,
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
+        heartbeat_s: float = 15.0,
     ) -> None:
         self._options: dict[str, Any] = {
             "base_url": base_url,
@@ -79,6 +81,7 @@ class Engine:
             "cache_enabled": cache_enabled,
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
+            "heartbeat_s": heartbeat_s,
         }
         self.clock = clock or ManualClock()
         # No memory in front of the stores: what a test does to them is seen at once.
@@ -89,6 +92,7 @@ class Engine:
         self.upstream = ScriptedUpstream(self.clock)
         self.spool = Spool(spool_bytes, self.clock)
         self.addresses = AddressBook(self.secrets)
+        self.stream_book = StreamBook(self.secrets)
         self.coalescer = Coalescer()
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
@@ -100,7 +104,14 @@ class Engine:
         self.runs: list[Outcome] = []
         self.spooled = self.left = 0
         self.renderer = Renderer(
-            base_url, output_urls, 2**20, self.addresses, self.storage.blobs, self.spool, memory_bytes=2**20
+            base_url,
+            output_urls,
+            2**20,
+            self.addresses,
+            self.storage.blobs,
+            self.spool,
+            memory_bytes=2**20,
+            streams=self.stream_book,
         )
         self.ingestor = Ingestor(
             self.storage.blobs,
@@ -108,6 +119,18 @@ class Engine:
             self.egress,  # type: ignore[arg-type]
             output_max_bytes,
             IngestCounters(spooled=self._count_spooled, left=self._count_left),
+        )
+        mint = IdMint(self.secrets)
+        self.streams = Streams(
+            recent=self.recent,
+            mint=mint,
+            journal=self.journal,
+            results=self.storage.results,
+            blobs=self.storage.blobs,
+            ingestor=self.ingestor,
+            renderer=self.renderer,
+            max_listeners=100,
+            heartbeat_s=heartbeat_s,
         )
         self.uploads = Uploads(self.storage.notes, self.storage.blobs, self.clock)
         self.remote = RemoteFiles(self.egress, self.storage.notes, {})  # type: ignore[arg-type]
@@ -142,6 +165,7 @@ class Engine:
             gatekeeper=self.gatekeeper,
             journal=self.journal,
             ongoing=self.ongoing,
+            streams=self.streams,
             observe_run=lambda name, outcome: self.runs.append(outcome),
             keeps_text="deterministic",
             now=self.clock,
@@ -153,11 +177,12 @@ class Engine:
             renderer=self.renderer,
             file_inputs=self.file_inputs,
             gatekeeper=self.gatekeeper,
-            mint=IdMint(self.secrets),
+            mint=mint,
             recent=self.recent,
             journal=self.journal,
             history=self.history,
             ongoing=self.ongoing,
+            streams=self.streams,
             notices=self.notices,
             cache_enabled=cache_enabled,
             now=self.clock,

@@ -167,6 +167,9 @@ class ScriptedUpstream:
         status, content = self.relaying(request, body)
         return RelayResponse(status, [("content-type", "application/json")], _one(content))
 
+    async def open_stream(self, url: str, credential: Credential | None, last_event_id: str | None) -> RelayResponse:
+        raise NotFound("nothing is streamed here")
+
     async def readiness(self) -> Readiness:
         return Readiness("warm", "scripted")
 

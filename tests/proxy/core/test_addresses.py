@@ -4,9 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook, is_name
+from proxy.core.addresses import (
+    FILE_STREAMS_PREFIX,
+    OUTPUTS_PREFIX,
+    TEXT_STREAMS_PREFIX,
+    AddressBook,
+    StreamBook,
+    is_name,
+)
+from proxy.core.ids import IdMint, PredictionId
 from proxy.core.secrets import Secrets
-from storage.digest import Digest, Scope, hash_bytes
+from storage.digest import Digest, RecordId, Scope, hash_bytes
 
 BOOK = AddressBook(Secrets.derive(b"a" * 32))
 OTHER_BOOK = AddressBook(Secrets.derive(b"b" * 32))
@@ -130,3 +138,49 @@ def test_no_address_is_made_with_a_name_that_could_mean_more(name: str) -> None:
     assert not is_name(name)
     with pytest.raises(ValueError, match="not a file name"):
         BOOK.path(DIGEST, MINE, name)
+
+
+STREAMS = StreamBook(Secrets.derive(b"a" * 32))
+prediction_ids = st.text(alphabet="abcdefghijklmnopqrstuvwxyz234567", min_size=26, max_size=26).map(PredictionId)
+
+
+def token_of(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+@given(prediction_ids, st.booleans())
+def test_stream_address_names_its_prediction(prediction_id: PredictionId, makes_files: bool) -> None:
+    path = STREAMS.path(prediction_id, makes_files=makes_files)
+    assert path.startswith(FILE_STREAMS_PREFIX if makes_files else TEXT_STREAMS_PREFIX)
+    assert STREAMS.verify(token_of(path)) == prediction_id
+
+
+@given(prediction_ids, st.integers(0, 58), st.sampled_from("abcdef0123456789-z"))
+def test_stream_token_with_one_character_changed_is_refused(
+    prediction_id: PredictionId, place: int, character: str
+) -> None:
+    token = token_of(STREAMS.path(prediction_id, makes_files=True))
+    changed = token[:place] + character + token[place + 1 :]
+    assert (STREAMS.verify(changed) is None) == (changed != token)
+
+
+@given(prediction_ids)
+def test_stream_token_cannot_be_made_without_the_secret(prediction_id: PredictionId) -> None:
+    other = StreamBook(Secrets.derive(b"b" * 32))
+    assert STREAMS.verify(token_of(other.path(prediction_id, makes_files=True))) is None
+
+
+@given(st.text(max_size=70))
+def test_any_text_at_all_is_no_stream(text: str) -> None:
+    assert STREAMS.verify(text) is None
+
+
+def test_stream_token_has_no_form_of_a_file_id() -> None:
+    """Replicate's file ids are 48 base64 characters; predictions' ids have no dash."""
+    made = IdMint(Secrets.derive(b"a" * 32)).mint(RecordId(7), MINE, 1_790_000_000.0)
+    token = token_of(STREAMS.path(made, makes_files=True))
+    assert len(token) == 59
+    assert token[26] == "-"
+    assert STREAMS.verify(made) is None
+    assert STREAMS.verify(token.upper()) is None
+    assert STREAMS.verify(token + "\n") is None

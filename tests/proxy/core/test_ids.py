@@ -39,6 +39,17 @@ def test_time_inside_an_id_is_the_one_that_the_answer_shows(at: float) -> None:
     assert format_time(parts.created_at) == format_time(at)
 
 
+@given(record_ids, times)
+def test_id_can_be_opened_without_knowing_whose_it_is(record_id: RecordId, at: float) -> None:
+    mint = IdMint(SECRETS)
+    made = mint.mint(record_id, MINE, at)
+    opened = mint.open(made)
+    assert opened is not None
+    assert opened.parts == mint.read(made, MINE)
+    assert mint.fits(opened, MINE)
+    assert not mint.fits(opened, YOURS)
+
+
 def test_id_has_the_form_of_the_api() -> None:
     mint = IdMint(SECRETS)
     for number in range(200):

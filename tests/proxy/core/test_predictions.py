@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.addresses import StreamBook
 from proxy.core.ids import PredictionId
 from proxy.core.predictions import (
     TERMINAL,
@@ -20,6 +21,7 @@ from proxy.core.predictions import (
     prediction_url,
     render_prediction,
 )
+from proxy.core.secrets import Secrets
 from tests.fakes.stores import sample_record
 
 BASE = "https://images.example.com"
@@ -71,13 +73,23 @@ def rendered(one: Prediction) -> dict[str, Any]:
     numbers=metrics,
     names=st.tuples(text, text, st.none() | text),
     at=times,
+    stream=st.sampled_from([None, "files", "streams"]),
     base=st.sampled_from(["http://127.0.0.1:8484", BASE, 'https://odd.example/a"b\\c']),
 )
 def test_hit_from_a_template_is_the_document_that_rendering_gives(
-    given_input: Any, output: Any, logs: str, numbers: Any, names: tuple[str, str, str | None], at: float, base: str
+    given_input: Any,
+    output: Any,
+    logs: str,
+    numbers: Any,
+    names: tuple[str, str, str | None],
+    at: float,
+    stream: str | None,
+    base: str,
 ) -> None:
     record = sample_record(model=names[0], version=names[1], deployment=names[2], logs=logs, metrics=numbers)
-    filled = HitTemplate(record, output, "", base).fill(ID, orjson.dumps(given_input), at)
+    streams = StreamBook(Secrets.derive(b"s" * 32))
+    template = HitTemplate(record, output, "", base, (f"{base}/v1/{stream}/", streams.seal) if stream else None)
+    filled = template.fill(ID, orjson.dumps(given_input), at)
     whole = render_prediction(
         Prediction(
             id=ID,
@@ -92,6 +104,7 @@ def test_hit_from_a_template_is_the_document_that_rendering_gives(
             logs=logs,
             metrics=numbers,
             deployment=names[2],
+            stream_url=base + streams.path(ID, makes_files=stream == "files") if stream else None,
         ),
         base,
     )

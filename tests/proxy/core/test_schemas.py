@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 
 from proxy.core.canonical import canonical_bytes
 from proxy.core.errors import InputInvalid
-from proxy.core.schemas import MAX_COMPLAINTS, InputField, InputSchema, model_version, normalise_input, parse_schema
+from proxy.core.schemas import (
+    MAX_COMPLAINTS,
+    InputField,
+    InputSchema,
+    model_version,
+    normalise_input,
+    output_makes_files,
+    parse_schema,
+)
 
 STEADY = settings(deadline=None)  # a busy machine is no failure
 
@@ -570,3 +578,27 @@ def test_model_version_is_what_it_was() -> None:
     assert model_version("acme/pixel", openapi, "w1") == (
         "a7ce7f1863efb5073ef2cf33e5479107fcd1f87aedcff7e2e43184546e958f67"
     )
+
+
+@pytest.mark.parametrize(
+    ("output", "makes_files"),
+    [
+        ({"type": "string", "format": "uri"}, True),
+        ({"type": "array", "items": {"type": "string", "format": "uri"}}, True),
+        ({"type": "object", "properties": {"image": {"$ref": "#/components/schemas/Picture"}}}, True),
+        ({"type": "string"}, False),
+        ({"type": "array", "items": {"type": "string"}, "x-cog-array-type": "iterator"}, False),
+        ({"$ref": "#/components/schemas/Words"}, False),
+        ({"title": "Output"}, True),
+        (None, True),
+        ([], True),
+    ],
+)
+def test_outputs_are_files_unless_the_document_says_otherwise(output: Any, makes_files: bool) -> None:
+    schemas = {"Output": output, "Picture": {"type": "string", "format": "uri"}, "Words": {"type": "string"}}
+    assert output_makes_files({"components": {"schemas": schemas}}) is makes_files
+
+
+@pytest.mark.parametrize("document", [None, {}, {"components": None}, {"components": {"schemas": []}}])
+def test_outputs_are_files_where_nothing_is_known(document: Any) -> None:
+    assert output_makes_files(document)

@@ -4,9 +4,11 @@ import base64
 from dataclasses import replace
 from typing import Literal
 
+import orjson
 import pytest
 
-from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook
+from proxy.core.addresses import OUTPUTS_PREFIX, AddressBook, StreamBook
+from proxy.core.ids import PredictionId
 from proxy.core.secrets import Secrets
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.spool import Spool
@@ -20,6 +22,7 @@ pytestmark = pytest.mark.anyio
 
 HTTPS = "https://images.example.com"
 HTTP = "http://127.0.0.1:8484"
+ID = PredictionId("x2fmfzfcf5rma4cq65c725tcbm")
 RED, BLUE = png("red"), png("blue", size=64)
 MINE, YOURS = Scope(b"m" * 32), Scope(b"y" * 32)
 
@@ -31,8 +34,16 @@ class Page:
         self.blobs = MemoryContentStore()
         self.spool = Spool(2**20, ManualClock())
         self.addresses = AddressBook(Secrets.derive(b"s" * 32))
+        self.streams = StreamBook(Secrets.derive(b"s" * 32))
         self.renderer = Renderer(
-            base_url, output_urls, len(RED), self.addresses, self.blobs, self.spool, memory_bytes=20_000
+            base_url,
+            output_urls,
+            len(RED),
+            self.addresses,
+            self.blobs,
+            self.spool,
+            memory_bytes=20_000,
+            streams=self.streams,
         )
 
     async def record(self, *pictures: bytes, name: str = "a", scope: Scope = MINE) -> ResultRecord:
@@ -148,6 +159,21 @@ async def test_template_is_of_one_record_and_not_of_its_number_alone() -> None:
     twin = replace(await page.record(BLUE), key=PredictionKey(b"k" * 32))
     assert mine.record_id == twin.record_id
     assert await page.renderer.template(mine) is not await page.renderer.template(twin)
+
+
+async def test_only_a_streamable_result_says_where_it_is_streamed() -> None:
+    page = Page()
+    silent, files = await page.record(RED, name="a"), replace(await page.record(RED, name="b"), is_streamable=True)
+    texts = sample_record("c", output=["a"], is_streamable=True)
+    urls = []
+    for record in (silent, files, texts):
+        template = await page.renderer.template(record)
+        urls.append(orjson.loads(template.fill(ID, b"{}", 1.0))["urls"].get("stream"))
+        assert page.renderer.record_stream_url(ID, record) == urls[-1]
+    assert urls[0] is None
+    assert urls[1].startswith(f"{HTTPS}/v1/files/{ID}-")
+    assert urls[2].startswith(f"{HTTPS}/v1/streams/{ID}-")
+    assert {page.streams.verify(url.rpartition("/")[2]) for url in urls[1:]} == {ID}
 
 
 async def test_templates_are_bounded_in_bytes() -> None:

@@ -115,6 +115,36 @@ async def test_connection_serves_one_fetch() -> None:
         await egress.aclose()
 
 
+async def test_event_stream_may_be_silent_for_longer_than_a_file() -> None:
+    usual = replace(USUAL, idle_timeout_s=0.1, total_timeout_s=0.2)
+    async with public_server(reply(length=10, body=b"data", end="stall")) as server:
+        egress, url = make_egress(server, limits=usual), f"http://files.test:{server.port}/"
+        with pytest.raises(EgressFailed):
+            await fetch(egress, url)
+        patient = replace(USUAL, idle_timeout_s=0.6, total_timeout_s=5.0)
+        began = asyncio.get_running_loop().time()
+        async with egress.open(
+            url, LISTED, max_bytes=MAX_BYTES, headers={"accept": "text/event-stream"}, limits=patient
+        ) as fetched:
+            with pytest.raises(EgressFailed):
+                _ = [chunk async for chunk in fetched.chunks]
+        assert asyncio.get_running_loop().time() - began > 0.5
+        assert b"Accept: text/event-stream\r\n" in server.requests[1].replace(b"accept", b"Accept")
+        assert b"*/*" not in server.requests[1]
+        await egress.aclose()
+
+
+@pytest.mark.parametrize("name", ["authorization", "cookie", "Host", "range"])
+async def test_headers_that_could_carry_more_are_not_taken(name: str) -> None:
+    async with public_server(reply()) as server:
+        egress = make_egress(server)
+        with pytest.raises(ValueError, match="header"):
+            async with egress.open(f"http://files.test:{server.port}/", LISTED, max_bytes=1, headers={name: "x"}):
+                pass
+        assert server.connections == 0
+        await egress.aclose()
+
+
 async def test_no_cookie_credential_or_proxy_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async with public_server(reply(headers=["Set-Cookie: a=b; Path=/"])) as server, raw_server() as canary:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
