@@ -23,7 +23,7 @@ _REST = re.compile(r"(?:[/?][!-~]*)?")
 _FILE = re.compile(r"(?:/v1)*/files/[!-.0-~]+(?:/download(?:\?[!-~]*)?)?")
 
 _LINK_KEYS = frozenset({b'"next"', b'"previous"', b'"url"'})
-_CLOSED_KEYS = frozenset({b'"output"', b'"openapi_schema"', b'"metadata"', b'"logs"'})
+_CLOSED_KEYS = frozenset({b'"output"', b'"openapi_schema"', b'"metadata"', b'"logs"', b'"name"'})
 """Values that are somebody's own words or files: nothing below them is a link of the API."""
 
 _QUOTE, _OPEN_OBJECT, _OPEN_LIST, _COMMA = b'"{[,'

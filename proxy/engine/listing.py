@@ -7,8 +7,6 @@ upstreams are there as own entries. Reading the upstream's page is also what pro
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -23,7 +21,8 @@ from proxy.core.rewriting import Links, elements
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History
 from proxy.engine.predictor import Predictor
-from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.base import Credential, RelayRequest, Upstream
+from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.records import JsonObject
 
@@ -129,7 +128,7 @@ class Listing:
             return UpstreamPage(query)
         request = RelayRequest("GET", "/predictions", query, [("accept", "application/json")], _nothing(), False)
         response = await upstream.relay(request, asker.credential)
-        body = await _whole(response)
+        body = await read_whole(response, MAX_PAGE_BYTES)
         scope = dict((place.name, scope) for place, scope in asker.places)[upstream.name]
         if response.status != 200:
             if response.status in (401, 403):
@@ -171,26 +170,6 @@ def _query_of(link: object) -> str | None:
     parts = urlsplit(link)
     is_ours = parts.path == "" or parts.path.rstrip("/").endswith("/predictions")
     return parts.query if is_ours else None
-
-
-async def _whole(response: RelayResponse) -> bytes:
-    """The whole body.
-
-    Raises:
-        UpstreamUnavailable: it is cut short or too large.
-    """
-    received = bytearray()
-    try:
-        async for chunk in response.body:
-            received += chunk
-            if len(received) > MAX_PAGE_BYTES:
-                raise UpstreamUnavailable("The model service's list of predictions does not end.")
-    finally:
-        closing = response.aclose() if response.aclose is not None else None
-        if inspect.isawaitable(closing):
-            with contextlib.suppress(Exception):
-                await closing
-    return bytes(received)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

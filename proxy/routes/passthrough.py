@@ -8,8 +8,6 @@ their links pointing here, and this proxy's file addresses in JSON requests go o
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import inspect
 from collections.abc import AsyncIterator, Callable
 
 from proxy.core.errors import NotFound, Unauthenticated
@@ -17,6 +15,7 @@ from proxy.core.rewriting import Links
 from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
 from proxy.services import Services
 from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
     {"accept", "accept-language", "cache-control", "cancel-after", "content-type", "prefer", "range", "user-agent"}
@@ -79,11 +78,7 @@ class Passthrough:
         try:
             await self._answer(exchange, response, links, detail)
         finally:
-            if response.aclose is not None:
-                closing = response.aclose()
-                if inspect.isawaitable(closing):
-                    with contextlib.suppress(Exception):
-                        await closing
+            await close(response)
 
     async def _answer(self, exchange: Exchange, response: RelayResponse, links: Links, detail: str) -> None:
         headers: list[tuple[bytes, bytes]] = []

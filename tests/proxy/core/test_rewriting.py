@@ -47,6 +47,7 @@ def test_links_of_a_page_and_of_its_items_point_here(root: str) -> None:
         {"openapi_schema": {"url": f"{ROOT}/predictions"}},
         {"metadata": {"url": f"{ROOT}/files/a"}},
         {"logs": f"{ROOT}/files/a"},
+        {"name": f"{ROOT}/files/a"},
         {"input": {"next": f"{ROOT}/predictions", "urls": {"get": f"{ROOT}/predictions/x"}}},
         {"web": "https://replicate.com/p/x", f"{ROOT}/files/a": 1},
     ],
@@ -120,10 +121,13 @@ JSON = st.recursive(
 )
 
 
+CLOSED = ("output", "openapi_schema", "metadata", "logs", "name")
+
+
 def expected(value: Any, key: str = "", zone: str = "plain") -> Any:
     """The rules, said a second time over a parsed document."""
     if isinstance(value, str):
-        if zone == "closed" or key in ("output", "openapi_schema", "metadata", "logs"):
+        if zone == "closed" or key in CLOSED:
             return value
         if zone == "links":
             reach = "none" if key == "stream" else "all"
@@ -132,7 +136,7 @@ def expected(value: Any, key: str = "", zone: str = "plain") -> Any:
         local = LINKS.local_url(value, files_only=reach == "files") if reach != "none" else None
         return value if local is None else local
     if zone not in ("closed", "input"):
-        if key in ("output", "openapi_schema", "metadata", "logs"):
+        if key in CLOSED:
             zone = "closed"
         elif key == "input":
             zone = "input"
