@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 import orjson
@@ -67,11 +67,14 @@ class Listing:
             UpstreamRefused, UpstreamUnavailable, UpstreamTimeout: the upstream's list cannot be read.
             Overloaded: an upstream cannot be asked about the credential now.
         """
+        # The upstream first: a run that began meanwhile is then known as ours.
+        page = await self._read(asker, cursor.boundary.query)
         own, ours = await self._own(asker)
         entries = [entry for entry in own if cursor.filters.covers(entry.created_us)]
         walk = (Descent if cursor.way == "down" else Ascent)(cursor.boundary, entries, size)
+        walk.feed(_marked(page, ours))
         while walk.wanted is not None:
-            walk.feed(await self._read(asker, walk.wanted, ours))
+            walk.feed(_marked(await self._read(asker, walk.wanted), ours))
         items = await self._render(walk.items, own)
         start, end = cursor.boundary, walk.end
         above, below = (start, end) if cursor.way == "down" else (end, start)
@@ -122,7 +125,7 @@ class Listing:
 
     # -- the upstream's list -----------------------------------------------------------------------------
 
-    async def _read(self, asker: Asker, query: str, ours: frozenset[str]) -> UpstreamPage:
+    async def _read(self, asker: Asker, query: str) -> UpstreamPage:
         upstream = asker.relay
         if upstream is None:
             return UpstreamPage(query)
@@ -139,13 +142,18 @@ class Listing:
         links = Links(self._base_url, upstream.api_roots)
         try:
             if len(body) > LARGE_BYTES:
-                return await asyncio.to_thread(_parse, query, links, body, ours)
-            return _parse(query, links, body, ours)
+                return await asyncio.to_thread(_parse, query, links, body)
+            return _parse(query, links, body)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UpstreamUnavailable("The model service's list of predictions cannot be read.") from error
 
 
-def _parse(query: str, links: Links, body: bytes, ours: frozenset[str]) -> UpstreamPage:
+def _marked(page: UpstreamPage, ours: frozenset[str]) -> UpstreamPage:
+    """``page`` with what own entries stand for marked as ours."""
+    return replace(page, items=tuple(item._replace(is_ours=item.id in ours) for item in page.items))
+
+
+def _parse(query: str, links: Links, body: bytes) -> UpstreamPage:
     """A page from the upstream's answer, its links pointing here.
 
     Raises:
@@ -158,7 +166,7 @@ def _parse(query: str, links: Links, body: bytes, ours: frozenset[str]) -> Upstr
     for result, own_bytes in zip(document["results"], bodies, strict=True):
         # Without a time of its own it stays where it stands.
         created_us = parse_time_us(result.get("created_at")) or created_us
-        items.append(Theirs(created_us, str(result["id"]), result["id"] in ours, own_bytes))
+        items.append(Theirs(created_us, str(result["id"]), body=own_bytes))
     onward, back = (_query_of(document.get(name)) for name in ("next", "previous"))
     return UpstreamPage(query, tuple(items), None if onward == query else onward, None if back == query else back)
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +28,15 @@ class Api(ScriptedUpstream):
 
     answers: dict[str, tuple[int, bytes]] = field(default_factory=lambda: {"": (200, page())})
     asked: list[str] = field(default_factory=list)
+    meanwhile: Callable[[], Awaitable[None]] | None = None
     closed: int = 0
 
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         assert (request.method, request.path, request.has_body) == ("GET", "/predictions", False)
         assert credential == Credential(TOKEN)
         self.asked.append(request.query)
+        if self.meanwhile is not None:
+            await self.meanwhile()
         status, body = self.answers[request.query]
 
         async def chunks() -> AsyncIterator[bytes]:
@@ -86,6 +89,18 @@ async def test_own_run_takes_the_place_of_the_upstreams_entry() -> None:
     assert [one["id"] for one in shown] == [entry.id, "other"]
     assert shown[1]["urls"]["get"] == f"{BASE}/v1/predictions/other"
     assert desk.api.closed == 1
+
+
+async def test_run_that_begins_while_the_upstream_is_read_is_not_listed_under_its_id() -> None:
+    desk = Desk()
+    desk.api.answers[""] = (200, page(theirs("up-1", "2030-01-01T00:00:00Z")))
+    made: list[str] = []
+
+    async def meanwhile() -> None:
+        made.append((await desk.engine.run()).id)
+
+    desk.api.meanwhile = meanwhile
+    assert [one["id"] for one in (await desk.list())["results"]] == made
 
 
 async def test_upstreams_entries_pass_byte_for_byte_but_for_their_links() -> None:
