@@ -58,6 +58,7 @@ from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
+from proxy.routes.progress import ProgressPosts
 from proxy.routes.streams import Streams
 from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
@@ -76,6 +77,7 @@ from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.environments import sweep_environments
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
+from proxy.upstreams.news_desk import POSTS_PATH, NewsDesk
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
 from proxy.upstreams.run_folder import Scratch, sweep
 from storage.opening import Storage, open_storage
@@ -141,8 +143,12 @@ def load_secret(data_dir: Path) -> Secrets:
         raise SettingsError(f"data_dir: {path}: {error}; remove the file to start with an empty cache") from error
 
 
-async def build_application(settings: Settings, base_url: str, log: RequestLog) -> Application:
+async def build_application(
+    settings: Settings, base_url: str, log: RequestLog, admin_url: str | None = None
+) -> Application:
     """Build everything for ``settings``; ``base_url`` is the public address without ``/v1``.
+
+    ``admin_url``: where the admin listener is reached from this machine. Without it, no model tells how its runs go.
 
     Raises:
         SettingsError: the data folder's secret cannot be used.
@@ -157,11 +163,11 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
         Scratch(left_behind).sweep()
     sweep_environments(settings.data_dir / "envs")
     upstreams: list[Upstream] = []
-    egress = Egress()
+    egress, desk = Egress(), NewsDesk(admin_url)
     try:
-        entries = [Entry(_upstream(one, settings, storage, egress), one.models) for one in settings.upstream]
+        entries = [Entry(_upstream(one, settings, storage, egress, desk), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
-        services = _services(settings, base_url, secrets, storage, Catalog(entries), egress)
+        services = _services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.resumption.resume()
@@ -195,7 +201,13 @@ async def build_application(settings: Settings, base_url: str, log: RequestLog) 
 
 
 def _services(
-    settings: Settings, base_url: str, secrets: Secrets, storage: Storage, catalog: Catalog, egress: Egress
+    settings: Settings,
+    base_url: str,
+    secrets: Secrets,
+    storage: Storage,
+    catalog: Catalog,
+    egress: Egress,
+    desk: NewsDesk,
 ) -> Services:
     metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
     metrics.export("hotplate_storage_", storage.counters.snapshot)
@@ -324,6 +336,7 @@ def _services(
         courier=courier,
         notices=notices,
         metrics=metrics,
+        desk=desk,
         now=time.time,
     )
 
@@ -342,7 +355,7 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
 
 
-def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress) -> Upstream:
+def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk) -> Upstream:
     if isinstance(one, ReplicateUpstreamSettings):
         return ReplicateUpstream(
             ReplicateSpec(
@@ -364,14 +377,18 @@ def _upstream(one: UpstreamSettings, settings: Settings, storage: Storage, egres
                 deadline_s=one.deadline_s,
                 queue_limit=one.queue_limit,
                 revision=one.revision,
+                progress_url=one.progress_url,
+                tells_progress=one.live_progress,
             ),
             memory=storage.notes,
+            desk=desk,
         )
     return LocalCog(
         _local_spec(one),
         environments_dir=settings.data_dir / "envs",
         run_dir=settings.data_dir / "run" / one.name,
         memory=storage.notes,
+        desk=desk,
     )
 
 
@@ -390,6 +407,7 @@ def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
         revision=one.revision,
         simulated_download_s=one.simulated_download_s,
         environment=tuple(sorted(one.environment.items())),
+        tells_progress=one.live_progress,
     )
 
 
@@ -468,10 +486,19 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
+        Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]
-    names = None if services.settings.admin.token is not None else LOOPBACK_NAMES | {services.settings.admin.host}
+    names = None
+    if services.settings.admin.token is None:
+        names = LOOPBACK_NAMES | {services.settings.admin.host} | _progress_names(services.settings)
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, _nowhere))
     return AccessLog(Guard(router, only_names=names), None, log)
+
+
+def _progress_names(settings: Settings) -> set[str]:
+    """Host names under which the operator said that model servers reach the admin listener."""
+    urls = [one.progress_url for one in settings.upstream if one.kind == "cog" and one.progress_url]
+    return {urlsplit(url).hostname or "" for url in urls}
 
 
 async def _nowhere(exchange: Exchange) -> None:

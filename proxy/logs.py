@@ -26,6 +26,7 @@ class Note:
         outcome: ``hit``, ``coalesced``, ``warm_miss``, ``cold_miss``, ``miss`` (not ended), ``bypass``, ``relay``,
             ``own``, ``output``, ``stream``, ``admin`` or ``other``.
         saved_s: compute seconds that a hit did not spend.
+        is_quiet: no line is to be written: there are very many such requests, and none is a client's.
     """
 
     outcome: str = "other"
@@ -33,6 +34,7 @@ class Note:
     key: str | None = None
     error: str | None = None
     saved_s: float = 0.0
+    is_quiet: bool = False
 
 
 QUEUED_LINES = 10_000

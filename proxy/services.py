@@ -25,6 +25,7 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
 from proxy.upstreams.catalog import Catalog
+from proxy.upstreams.news_desk import NewsDesk
 from storage.digest import Scope
 from storage.opening import Storage
 
@@ -36,6 +37,7 @@ class Services:
     Attributes:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
+        desk: where model servers tell how runs go.
         webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
@@ -60,6 +62,7 @@ class Services:
     courier: Courier
     notices: Notices
     metrics: Metrics
+    desk: NewsDesk
     now: Callable[[], float]
 
     def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:

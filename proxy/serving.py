@@ -138,7 +138,7 @@ async def serve(
         admin_url=_url("http", settings.admin.host, admin_socket),
         tls=files,
     )
-    application = await build_application(settings, addresses.base_url, log)
+    application = await build_application(settings, addresses.base_url, log, addresses.admin_url)
     context = tls.server_context(files) if files is not None else None
     public = _server(application.public, context, settings.limits.drain_timeout_s)
     admin = _server(application.admin, None, 0.0)

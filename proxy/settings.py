@@ -277,6 +277,14 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     )
 
 
+_TELLS_PROGRESS = Field(
+    default=True,
+    description="Whether the model's servers are asked to tell logs and outputs of a run while it goes on (by Cog's "
+    "webhooks). What a run gave is told by its own answer either way. It costs a run some 5 ms: switch it off for a "
+    "model that needs hardly longer.",
+)
+
+
 class CogUpstreamSettings(_UpstreamBase):
     """The user's own Cog servers for one model."""
 
@@ -285,6 +293,14 @@ class CogUpstreamSettings(_UpstreamBase):
     slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
     queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
+    live_progress: bool = _TELLS_PROGRESS
+    progress_url: HttpUrl | None = Field(
+        default=None,
+        description="The address under which the servers reach this proxy's admin listener, e.g. "
+        "`http://10.0.0.9:8485`, for their webhooks; whoever reads these on the way can show other logs and outputs of "
+        "a run under way, but nothing of that becomes a result. Default: servers on loopback find it, others are not "
+        "asked.",
+    )
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     input_origins: tuple[HttpOrigin, ...] = Field(
         default=(),
@@ -305,6 +321,7 @@ class LocalUpstreamSettings(_UpstreamBase):
     boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
     queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a copy.")
+    live_progress: bool = _TELLS_PROGRESS
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     simulated_download_s: float = Field(
         default=0.0, ge=0, description="Pretended download of weights before a boot; shown apart, never as part of it."

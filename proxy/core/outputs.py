@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -150,6 +150,20 @@ def _replaced(node: JsonValue, path: JsonPath, value: JsonValue) -> JsonValue:
     copy: Any = list(node) if isinstance(node, list) else dict(node)
     copy[path[0]] = _replaced(node[path[0]], path[1:], value)
     return copy
+
+
+def whole_part(output: JsonValue, missing: Collection[JsonPath]) -> JsonValue:
+    """What of an output so far can be shown while the files at ``missing`` cannot.
+
+    A list goes as far as everything in its items is there: clients take what stands in it as its beginning. Any other
+    shape is shown whole or not at all (``None``), and so is a list whose first item is missing.
+    """
+    if not missing:
+        return output
+    if not isinstance(output, list):
+        return None
+    first = min(int(path[0]) for path in missing)
+    return output[:first] or None
 
 
 def decode_data_url(url: str) -> bytes:

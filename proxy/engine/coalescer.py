@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.core.errors import HotplateError, Overloaded
+from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
 from storage.digest import PredictionKey, RecordId
 from storage.records import JsonPath, ResultRecord
@@ -45,22 +46,32 @@ class Flight:
         self.key = key
         self.started_at = started_at
         self.progress: Progress | None = None
+        self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
+        self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
 
     def report(self, progress: Progress) -> None:
         """News from the upstream; the first makes creates answerable."""
         self.progress = progress
+        if self.partials is not None:
+            self.partials.look(progress)
         if not self._accepted.done():
             self._accepted.set_result(None)
+        self.show()
+
+    def show(self) -> None:
+        """There is news, or more of the output so far can be shown."""
+        if self.partials is not None and self.partials.are_whole and not self._whole.done():
+            self._whole.set_result(None)
         self._tell()
 
     def listen(self, listener: Callable[[Flight], None]) -> None:
-        """Call ``listener`` on the event loop after each report and after the end; never again after that."""
+        """Call ``listener`` on the event loop after each piece of news and after the end; never again after that."""
         self._listeners.append(listener)
 
     def _tell(self) -> None:
@@ -84,6 +95,10 @@ class Flight:
     def land(self, landed: Landed) -> None:
         """The end, for all sharers."""
         self.landed = landed
+        # A flight is remembered for an hour, and files may stand in the output so far as megabytes of base64.
+        self.partials = None
+        if self.progress is not None:
+            self.progress = replace(self.progress, output=None)
         if not self._accepted.done():
             self._accepted.set_result(None)
         if not self._finished.done():
@@ -110,8 +125,18 @@ class Flight:
         return self._finished
 
     @property
+    def wholeness(self) -> asyncio.Future[None]:
+        """Done when ``is_whole`` has become true; only to be waited for."""
+        return self._whole
+
+    @property
     def has_ended(self) -> bool:
         return self._finished.done()
+
+    @property
+    def is_whole(self) -> bool:
+        """Its output is whole and every file of it is here, although the run may go on."""
+        return self._whole.done() and (self.partials is None or self.partials.are_whole)
 
     @property
     def was_accepted(self) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, cast
 import structlog
 
 from proxy.core.errors import HotplateError, UpstreamUnavailable
-from proxy.core.outputs import FileReference, OutputPlan, file_name, plan_output
+from proxy.core.outputs import FileReference, file_name, plan_output
 from proxy.core.sse import CONTENT_TYPE, Event, Parser, StreamUnreadable
 from proxy.core.telling import (
     NAMES,
@@ -365,12 +365,16 @@ class Hub:
         if name in self._taken:
             return self._taken[name]
         place, self._file_count = self._file_count, self._file_count + 1
-        plan, access = OutputPlan((file,), ()), self._source.upstream.output_access
-        taken = (await self._ingestor.ingest(plan, access, keep=self._source.keeps)).files
+        partials = self._flight.partials
+        if partials is not None:
+            taken = await partials.take(place, file)
+        else:
+            access = self._source.upstream.output_access
+            taken = await self._ingestor.take(place, file, access, keep=self._source.keeps)
         shown: str | OutputFile = file.url
-        if taken:
+        if taken is not None:
             # Named as the whole output's files are, so that a repeat tells the same address.
-            shown = replace(taken[0], path=(place,), name=file_name(place, file.url, taken[0].content_type))
+            shown = replace(taken.file, path=(place,), name=file_name(place, file.url, taken.file.content_type))
         self._taken[name] = shown
         return shown
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -34,6 +34,14 @@ PARALLEL_FETCHES = 4
 FETCH_TRIES = 2
 
 _log = structlog.get_logger("hotplate.ingestor")
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A file that has an address here; ``is_stored``: in the store, and not in the spool alone."""
+
+    file: OutputFile
+    is_stored: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,46 +79,68 @@ class Ingestor:
         self._max_bytes = max_bytes
         self._counters = counters
 
-    async def ingest(self, plan: OutputPlan, access: OutputAccess, *, keep: bool) -> Ingested:
-        """Take in every file of ``plan``; with ``keep=False`` they go to the spool alone. Never raises for a file."""
+    async def ingest(
+        self,
+        plan: OutputPlan,
+        access: OutputAccess,
+        *,
+        keep: bool,
+        known: Callable[[str], Taken | None] = lambda url: None,
+    ) -> Ingested:
+        """Take in every file of ``plan``; with ``keep=False`` they go to the spool alone. Never raises for a file.
+
+        ``known`` gives what was taken in under a URL before; such a file is not fetched again, unless it was spooled
+        and is to be kept.
+        """
         gate = asyncio.Semaphore(PARALLEL_FETCHES)
 
-        async def take(index: int, file: FileReference) -> tuple[OutputFile, bool] | None:
+        async def take(index: int, file: FileReference) -> Taken | None:
+            earlier = known(file.url)
+            if earlier is not None and await self._is_there(earlier):
+                name = file_name(index, file.url, earlier.file.content_type)
+                earlier = replace(earlier, file=replace(earlier.file, path=file.path, name=name))
+                if earlier.is_stored or not keep:
+                    return earlier
+            else:
+                earlier = None
             async with gate:
-                return await self._take(index, file, access, keep)
+                return await self.take(index, file, access, keep=keep) or earlier
 
         taken = await asyncio.gather(*(take(index, file) for index, file in enumerate(plan.files)))
+        for one in taken:
+            if one is None:
+                self._counters.left()
+            elif not one.is_stored:
+                self._counters.spooled()
         return Ingested(
-            files=tuple(one[0] for one in taken if one is not None),
+            files=tuple(one.file for one in taken if one is not None),
             left=tuple(file for file, one in zip(plan.files, taken, strict=True) if one is None),
-            are_stored=all(one is not None and one[1] for one in taken),
+            are_stored=all(one is not None and one.is_stored for one in taken),
         )
 
-    async def _take(
-        self, index: int, file: FileReference, access: OutputAccess, keep: bool
-    ) -> tuple[OutputFile, bool] | None:
-        """The file with whether it is stored, or ``None`` when it keeps its URL."""
+    async def take(self, index: int, file: FileReference, access: OutputAccess, *, keep: bool) -> Taken | None:
+        """Take in file ``index`` of an output; ``None`` when it keeps its URL. Never raises for it; counts nothing."""
         for attempt in range(FETCH_TRIES):
             try:
                 if keep:
                     try:
-                        return await self._into_store(index, file, access), True
+                        return Taken(await self._into_store(index, file, access), is_stored=True)
                     except StorageError as error:
                         if isinstance(error, BlobRejected):
                             raise
                         _log.warning("output_not_stored", reason=type(error).__name__, detail=str(error))
                 spooled = await self._into_spool(index, file, access)
-                if spooled is not None:
-                    self._counters.spooled()
-                    return spooled, False
-                break
+                return Taken(spooled, is_stored=False) if spooled is not None else None
             except (EgressRefused, EgressFailed, BlobRejected, ValueError) as error:
                 # The URL itself stays out of the log: it opens the file for whoever reads it.
                 _log.warning("output_not_fetched", reason=type(error).__name__, detail=str(error), attempt=attempt + 1)
                 if isinstance(error, EgressRefused):
                     break
-        self._counters.left()
         return None
+
+    async def _is_there(self, taken: Taken) -> bool:
+        blob = taken.file.blob
+        return await self._blobs.has(blob) if taken.is_stored else self._spool.get(blob.digest) is not None
 
     async def _into_store(self, index: int, file: FileReference, access: OutputAccess) -> OutputFile:
         async with aclosing(self._chunks(file, access, self._max_bytes)) as chunks:

@@ -34,7 +34,7 @@ from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.streams import Streams
 from proxy.upstreams.base import DEPLOYMENTS, HIDDEN
 from storage.digest import Scope
-from storage.records import ResultRecord
+from storage.records import JsonValue, ResultRecord
 from storage.results import ResultStore
 
 
@@ -338,7 +338,9 @@ class Predictor:
         if landed is None:
             if progress is None or progress.status == "starting":
                 return base
-            return replace(base, status="processing", started_at=max(progress.at, entry.created_at))
+            started_at = max(progress.at, entry.created_at)
+            output = await self._output_so_far(entry, in_list=in_list)
+            return replace(base, status="processing", started_at=started_at, output=output)
         outcome, output, is_removed = landed.outcome, None, False
         if landed.record is not None:
             base = replace(base, model=landed.record.model)
@@ -357,6 +359,17 @@ class Predictor:
             started_at=max(outcome.started_at, entry.created_at),
             completed_at=max(outcome.completed_at, entry.created_at),
         )
+
+    async def _output_so_far(self, entry: Running, *, in_list: bool) -> JsonValue:
+        """As far as it can be shown; ``None`` while nothing can."""
+        partials = entry.flight.partials
+        if partials is None:
+            return None
+        output, files = partials.shown()
+        try:
+            return await self._renderer.fill(output, files, entry.scope, as_addresses=in_list)
+        except OutputGone:
+            return None
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""

@@ -70,9 +70,9 @@ class Running:
         return self.canceled_at is not None or self.flight.has_ended
 
     async def wait(self, timeout_s: float) -> None:
-        """Wait for the end of this prediction, for at most ``timeout_s``."""
+        """Wait until this prediction is over, or its output is whole and here; for at most ``timeout_s``."""
         if not self.has_ended and timeout_s > 0:
-            ends: set[asyncio.Future[Any]] = {self.flight.ending, self.own_end}
+            ends: set[asyncio.Future[Any]] = {self.flight.ending, self.flight.wholeness, self.own_end}
             await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
     def cancel(self, at: float) -> None:

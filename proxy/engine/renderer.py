@@ -5,6 +5,7 @@ Templates of stored results are kept in memory, bounded in bytes, so that a repe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from proxy.core.addresses import AddressBook, StreamBook, streams_prefix
@@ -65,12 +66,28 @@ class Renderer:
         Raises:
             OutputGone: a file that was to be shown as ``data:`` cannot be read.
         """
+        return await self.fill(record.output, record.files, record.scope, left, as_addresses=as_addresses)
+
+    async def fill(
+        self,
+        output: JsonValue,
+        files: Sequence[OutputFile],
+        scope: Scope,
+        left: Sequence[tuple[JsonPath, str]] = (),
+        *,
+        as_addresses: bool = False,
+    ) -> JsonValue:
+        """``output`` with ``files`` at their places, as a client of ``scope`` sees them.
+
+        Raises:
+            OutputGone: see ``output``.
+        """
         values: list[tuple[JsonPath, JsonValue]] = [
             (path, url) for path, url in left if not (as_addresses and url.startswith("data:"))
         ]
-        for file in record.files:
-            values.append((file.path, await self.shown(file, record.scope, as_address=as_addresses)))
-        return substitute(record.output, values)
+        for file in files:
+            values.append((file.path, await self.shown(file, scope, as_address=as_addresses)))
+        return substitute(output, values)
 
     async def shown(self, file: OutputFile, scope: Scope, *, as_address: bool = False) -> str:
         """What stands for a file in an answer: its address, or all of it unless ``as_address``.

@@ -28,6 +28,7 @@ from proxy.engine.hub import Source
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.ongoing import Ongoing, OngoingRun
+from proxy.engine.partials import Partials
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.streams import Streams
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
@@ -184,16 +185,22 @@ class Runs:
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
         outcome: Outcome | Landed
-        if taken_up is None:
-            outcome, prepared = await self._begin(flight, create, prepared)
-        else:
-            outcome = await self._take_up(flight, create, prepared, taken_up)
-        if isinstance(outcome, Landed):
-            return outcome
-        self._observe_run(create.upstream.name, outcome)
-        if outcome.status != "succeeded":
-            return Landed(replace(outcome, output=None), None, is_stored=False)
-        return await self._take_in(flight, create, prepared, outcome)
+        try:
+            if taken_up is None:
+                outcome, prepared = await self._begin(flight, create, prepared)
+            else:
+                outcome = await self._take_up(flight, create, prepared, taken_up)
+            if isinstance(outcome, Landed):
+                return outcome
+            self._observe_run(create.upstream.name, outcome)
+            if outcome.status != "succeeded":
+                return Landed(replace(outcome, output=None), None, is_stored=False)
+            assert flight.partials is not None
+            await flight.partials.settle()
+            return await self._take_in(flight, create, prepared, outcome, flight.partials)
+        finally:
+            if flight.partials is not None:
+                await flight.partials.aclose()
 
     async def _begin(
         self, flight: Flight, create: Create, prepared: Prepared
@@ -212,6 +219,7 @@ class Runs:
         )
         if not material.is_faithful:  # a file has changed since the key was derived
             prepared = replace(prepared, plan=Bypass("unread-file"))
+        self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, material.input, new_execution_id())
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
@@ -220,10 +228,16 @@ class Runs:
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == create.scope:
             return self._found_inside(stored)
+        self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
         if create.upstream.outlives_us:
             return await create.upstream.adopt(job, taken_up.upstream_id, flight.report)
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, taken_up.repeats + 1))
+
+    def _open_partials(self, flight: Flight, create: Create, prepared: Prepared) -> None:
+        """From here on, what the run has given so far is shown."""
+        access, keep = create.upstream.output_access, isinstance(prepared.plan, Cached)
+        flight.partials = Partials(self._ingestor, access, keep=keep, changed=flight.show)
 
     def _job(self, flight: Flight, create: Create, prepared: Prepared, sent: JsonObject, job_id: str) -> Job:
         return Job(
@@ -269,12 +283,14 @@ class Runs:
             return None
         return record
 
-    async def _take_in(self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome) -> Landed:
-        """Store what a successful run gave: blobs first, record last."""
+    async def _take_in(
+        self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome, partials: Partials
+    ) -> Landed:
+        """Store what a successful run gave: blobs first, record last. ``partials``: what is here of it already."""
         access = create.upstream.output_access
         files = plan_output(outcome.output, access)
         wants_store = isinstance(prepared.plan, Cached) and not files.foreign
-        ingested = await self._ingestor.ingest(files, access, keep=wants_store)
+        ingested = await self._ingestor.ingest(files, access, keep=wants_store, known=partials.known)
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),

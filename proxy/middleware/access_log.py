@@ -52,17 +52,18 @@ class AccessLog:
                     self._metrics.observe_error(note.error)
                 if note.saved_s:
                     self._metrics.saved_seconds.inc(note.saved_s)
-            self._log.write(
-                time.time(),
-                {
-                    "id": request_id,
-                    "method": scope["method"],
-                    "status": status,
-                    "outcome": note.outcome,
-                    "upstream": note.upstream,
-                    "key": note.key,
-                    "error": note.error,
-                    "seconds": round(seconds, 6),
-                    "bytes": sent_bytes,
-                },
-            )
+            if not note.is_quiet:
+                self._log.write(
+                    time.time(),
+                    {
+                        "id": request_id,
+                        "method": scope["method"],
+                        "status": status,
+                        "outcome": note.outcome,
+                        "upstream": note.upstream,
+                        "key": note.key,
+                        "error": note.error,
+                        "seconds": round(seconds, 6),
+                        "bytes": sent_bytes,
+                    },
+                )

@@ -1,7 +1,8 @@
 """Create, get and cancel predictions.
 
 Source: Replicate's OpenAPI document; ``Prefer: wait`` and the statuses as its clients need them: a create that
-has not ended says ``starting``, because the clients take any other word for the end.
+has not ended says ``starting``, because the clients take any other word for the end. So one that waits may be told
+``processing`` only with its whole output, which they then use, as they do with the API itself.
 """
 
 from __future__ import annotations
@@ -131,11 +132,12 @@ class Predictions:
                 await entry.wait(wait_s)
             finally:
                 self._waiting -= 1
+        is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
         prediction = await services.predictor.view(entry)
         status = 201
-        if not prediction.is_terminal:
-            prediction = replace(prediction, status="starting", started_at=None)
+        if not prediction.is_terminal and not (is_whole and prediction.output is not None):
+            prediction = replace(prediction, status="starting", started_at=None, output=None)
             status = 202 if wait_s is not None else 201
         exchange.note.outcome = _outcome_word(entry, landed)
         exchange.note.key = entry.flight.key.hex()[:16] if entry.flight.key is not None else None

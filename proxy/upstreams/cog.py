@@ -34,9 +34,11 @@ from proxy.upstreams.base import (
     UpstreamKind,
 )
 from proxy.upstreams.cog_client import CogClient, Spoken
+from proxy.upstreams.cog_news import output_shape
 from proxy.upstreams.cog_versions import Build, VersionBook, build_from_openapi
 from proxy.upstreams.cog_wire import Away
 from proxy.upstreams.dispatcher import Dispatcher
+from proxy.upstreams.news_desk import NewsDesk, NewsSource
 from proxy.upstreams.pool import Pool, Starting, Unseen
 from proxy.upstreams.readiness import readiness_of
 from proxy.upstreams.watch import Look, Watch
@@ -63,6 +65,9 @@ class CogSpec:
         deadline_s: seconds after which a run is given up; also for how long one waits while no server is up.
         revision: tag of the weights; part of every version.
         version: 64 hex digits that the version shall be, instead of a hash.
+        progress_url: where the servers reach this proxy's admin listener, to tell how runs go; ``None``: those on
+            loopback find it by themselves, the others are not asked.
+        tells_progress: whether servers are asked at all.
     """
 
     name: str
@@ -72,6 +77,8 @@ class CogSpec:
     queue_limit: int = 1000
     revision: str = ""
     version: str | None = None
+    progress_url: str | None = None
+    tells_progress: bool = True
 
 
 @dataclass(slots=True)
@@ -88,6 +95,7 @@ class CogUpstream(WithoutAccounts):
 
     Args:
         memory: where schema and names outlast a restart; ``None`` = nowhere.
+        desk: where servers tell how runs go; ``None`` = nowhere.
         now, clock: epoch seconds; monotonic seconds.
 
     Raises:
@@ -101,6 +109,7 @@ class CogUpstream(WithoutAccounts):
         spec: CogSpec,
         memory: KeyValue | None = None,
         *,
+        desk: NewsDesk | None = None,
         client: CogClient | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -125,6 +134,9 @@ class CogUpstream(WithoutAccounts):
             self._client,
             deadline_s=spec.deadline_s,
             patience_s=spec.deadline_s,
+            source=NewsSource(desk, spec.progress_url, clock=clock)
+            if desk is not None and spec.tells_progress
+            else None,
             now=now,
             clock=clock,
         )
@@ -140,7 +152,9 @@ class CogUpstream(WithoutAccounts):
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         """See ``Upstream.run``."""
         latest = await self._known_build()
-        outcome = await self._dispatcher.run(job, self._book.build_of(job.version) or latest.id, report)
+        build = self._book.build_of(job.version) or latest.id
+        shape = output_shape(latest.openapi if build == latest.id else None)
+        outcome = await self._dispatcher.run(job, build, report, shape)
         if outcome.status == "succeeded":
             await self._book.keep(job.target.model)
         return outcome

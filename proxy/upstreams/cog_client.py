@@ -13,6 +13,7 @@ import httpx
 import orjson
 
 from proxy.core.errors import UpstreamUnavailable
+from proxy.upstreams.cog_news import Wish
 from proxy.upstreams.cog_wire import (
     Answer,
     Away,
@@ -53,15 +54,18 @@ class CogClient:
     def __init__(self, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._http = open_client(transport or AiohttpTransport(reuses_connections=False))
 
-    async def predict(self, base_url: str, run_id: str, given: JsonObject) -> Answer:
-        """Run a prediction to its end, however long that takes. Cancelling drops the connection."""
+    async def predict(self, base_url: str, run_id: str, given: JsonObject, wish: Wish | None = None) -> Answer:
+        """Run a prediction to its end, however long that takes. Cancelling drops the connection.
+
+        ``wish``: what the server is to tell meanwhile, and where.
+        """
         timeout = httpx.Timeout(None, connect=CONNECT_S)
         headers = {"content-type": "application/json", "accept": "application/json"}
         try:
             async with self._http.stream(
                 "POST",
                 f"{base_url}/predictions",
-                content=prediction_body(run_id, given),
+                content=prediction_body(run_id, given, wish),
                 headers=headers,
                 timeout=timeout,
             ) as response:

@@ -25,6 +25,7 @@ from typing import Literal, TypeAlias, cast, get_args
 import orjson
 
 from proxy.core.errors import HotplateError, InputInvalid, InvalidField, UpstreamRefused, UpstreamUnavailable
+from proxy.upstreams.cog_news import Wish
 from storage.records import JsonObject, JsonValue
 
 HealthStatus = Literal["STARTING", "READY", "BUSY", "SETUP_FAILED", "DEFUNCT", "UNHEALTHY", "UNKNOWN"]
@@ -49,12 +50,14 @@ class Health:
         setup_at: when the model's setup began, as the server writes it; tells one start from another.
         setup_logs: what the setup printed, or why it failed.
         detail: what the model's own health check complained of, else ``""``.
+        is_coglet: which dialect it speaks.
     """
 
     status: HealthStatus
     setup_at: str | None = None
     setup_logs: str = ""
     detail: str = ""
+    is_coglet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +130,23 @@ def read_health(status: int, body: bytes) -> Health:
         raise NotCog(f"its health check answered {status}, not like a Cog server")
     setup = document.get("setup")
     setup = setup if isinstance(setup, dict) else {}
+    version = document.get("version")
     started_at = setup.get("started_at")
     return Health(
         status=cast(HealthStatus, word),
         setup_at=started_at if isinstance(started_at, str) else None,
         setup_logs=_text(setup.get("logs")),
         detail=_text(document.get("user_healthcheck_error")),
+        is_coglet=isinstance(version, dict) and "coglet" in version,
     )
 
 
-def prediction_body(run_id: str, given: JsonObject) -> bytes:
+def prediction_body(run_id: str, given: JsonObject, wish: Wish | None = None) -> bytes:
     """Body of ``POST /predictions``."""
-    return orjson.dumps({"id": run_id, "input": given})
+    document: JsonObject = {"id": run_id, "input": given}
+    if wish is not None:
+        document |= {"webhook": wish.url, "webhook_events_filter": list(wish.events)}
+    return orjson.dumps(document)
 
 
 def read_answer(status: int, body: bytes) -> Answer:

@@ -18,7 +18,7 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import structlog
@@ -26,7 +26,9 @@ import structlog
 from proxy.core.errors import HotplateError, UpstreamUnavailable
 from proxy.upstreams.base import Job, Outcome, Progress
 from proxy.upstreams.cog_client import CogClient
+from proxy.upstreams.cog_news import News, OutputShape, Wish
 from proxy.upstreams.cog_wire import Answer, Busy, Declined, Finished, Lost, NotReady, Unreached, tail
+from proxy.upstreams.news_desk import Hearing, NewsSource
 from proxy.upstreams.pool import Pool, Serving, Ticket
 from proxy.upstreams.settling import Settling
 from proxy.upstreams.watch import Watch
@@ -35,6 +37,12 @@ MAX_ATTEMPTS = 2
 
 LOOK_FIRST_S = 1.0
 """How long a run waits for a look at its server before it is sent: a slow health check is no reason to stand still."""
+
+LAST_NEWS_S = 0.5
+"""How long a run without success waits for its logs, which coglet tells beside the answer and at the same time."""
+
+SURELY_HEARD_S = 1.0
+"""What a server told of a run that took this long has arrived when its answer has."""
 
 TAKEN_AFTER_S = 0.015
 """A server refuses at once: a request still open after this has been taken."""
@@ -64,6 +72,8 @@ class _Run:
 
     Attributes:
         turn: done when it has a slot (``None``), or with why there will be none: how it failed, or what to raise.
+        shape: what is known of its output before it is there.
+        news: what the server told of it, while it goes on.
         attempts: how often a server took it, as far as is known.
         bounces: how often a server that looked well did not take it.
         expires_at: its deadline, once a server took it.
@@ -73,6 +83,8 @@ class _Run:
     ticket: Ticket
     report: Callable[[Progress], None]
     turn: asyncio.Future[_Turn]
+    shape: OutputShape
+    news: News = field(default_factory=News)
     shown: str = ""
     attempts: int = 0
     bounces: int = 0
@@ -87,6 +99,7 @@ class Dispatcher:
     Args:
         deadline_s: seconds for a run, from its first sending to its end.
         patience_s: seconds for which a run may wait while no server is up for it.
+        source: where servers tell how runs go; ``None`` = nowhere.
         now, clock: epoch seconds; monotonic seconds.
         on_change: called after anything changed in the line.
     """
@@ -99,6 +112,7 @@ class Dispatcher:
         *,
         deadline_s: float,
         patience_s: float,
+        source: NewsSource | None = None,
         now: Callable[[], float],
         clock: Callable[[], float],
         on_change: Callable[[], None] = lambda: None,
@@ -108,6 +122,7 @@ class Dispatcher:
         self._client = client
         self._deadline_s = deadline_s
         self._patience_s = patience_s
+        self._source = source
         self._now = now
         self._clock = clock
         self._on_change = on_change
@@ -115,9 +130,11 @@ class Dispatcher:
         self._settling = Settling(pool, watch, client, clock=clock, changed=self.pump)
         self._is_closed = False
 
-    async def run(self, job: Job, build: str, report: Callable[[Progress], None]) -> Outcome:
+    async def run(
+        self, job: Job, build: str, report: Callable[[Progress], None], shape: OutputShape | None = None
+    ) -> Outcome:
         """Run ``job`` on a server of ``build``, to its end; see ``Upstream.run``."""
-        run = _Run(job, self._pool.join(build, self._clock()), report, _future())
+        run = _Run(job, self._pool.join(build, self._clock()), report, _future(), shape or OutputShape())
         self._runs[run.ticket] = run
         try:
             self._watch.hurry()
@@ -247,13 +264,48 @@ class Dispatcher:
         return server is not None and isinstance(server.state, Serving) and server.build == run.ticket.build
 
     async def _ask(self, run: _Run, server_id: str) -> Answer | Expired:
-        """Send the run once and wait for its answer, its deadline, the server's loss or the engine's cancelling."""
+        """Send the run once; its answer, with the logs that the server told elsewhere."""
         if not self._watch.is_kept(server_id):
             return Unreached("the server was stopped")
+        hearing = self._listen(run, server_id)
+        if hearing is None:
+            return await self._send(run, server_id, None)
+        began_at = self._clock()
+        try:
+            answer = await self._send(run, server_id, hearing.wish)
+            if isinstance(answer, Finished) and answer.status != "succeeded" and not answer.logs:
+                news = await hearing.end(LAST_NEWS_S)
+                answer = replace(answer, logs=news.logs)
+            self._note_silence(server_id, hearing, answer, self._clock() - began_at)
+            if isinstance(answer, Finished):
+                hearing.close(reads=False)
+            return answer
+        finally:
+            hearing.close()
+
+    def _listen(self, run: _Run, server_id: str) -> Hearing | None:
+        if self._source is None:
+            return None
+        return self._source.open(
+            server_id,
+            self._watch.url(server_id),
+            run.shape,
+            lambda news: self._tell(run, news),
+            is_coglet=self._watch.is_coglet(server_id),
+        )
+
+    def _note_silence(self, server_id: str, hearing: Hearing, answer: Answer | Expired, took_s: float) -> None:
+        """A server whose run had something to tell and from which nothing came is not waited for again."""
+        had_news = isinstance(answer, Expired) or (isinstance(answer, Finished) and bool(answer.logs))
+        if self._source is not None and had_news and not hearing.has_heard and took_s >= SURELY_HEARD_S:
+            self._source.missed(server_id)
+
+    async def _send(self, run: _Run, server_id: str, wish: Wish | None) -> Answer | Expired:
+        """Wait for the run's answer, its deadline, the server's loss or the engine's cancelling."""
         url, lost = self._watch.url(server_id), self._watch.lost(server_id)
         run.asked_at = self._now()
         expires_at = run.expires_at or self._clock() + self._deadline_s
-        post = asyncio.create_task(self._client.predict(url, run.job.id, run.job.input))
+        post = asyncio.create_task(self._client.predict(url, run.job.id, run.job.input, wish))
         try:
             done, _ = await self._first_of(post, lost, expires_at, at_most_s=TAKEN_AFTER_S)
             if not done:
@@ -295,15 +347,16 @@ class Dispatcher:
         if run.shown == what or run.shown == "processing":
             return
         run.shown = what
-        is_processing = what == "processing"
-        run.report(
-            Progress(
-                status="processing" if is_processing else "starting",
-                at=run.asked_at if is_processing else self._now(),
-                is_booting=what == "booting",
-                upstream_id=run.job.id,
-            )
-        )
+        if what == "processing":
+            self._tell(run, run.news)
+        else:
+            is_booting = what == "booting"
+            run.report(Progress("starting", self._now(), is_booting=is_booting, upstream_id=run.job.id))
+
+    def _tell(self, run: _Run, news: News) -> None:
+        """The server works on it, and this is what it told."""
+        run.shown, run.news = "processing", news
+        run.report(Progress("processing", run.asked_at, logs=news.logs, upstream_id=run.job.id, output=news.output))
 
     def _ended(self, run: _Run, answer: Finished) -> Outcome:
         self._show(run, "processing")
@@ -329,7 +382,7 @@ class Dispatcher:
             status="failed",
             output=None,
             error=error,
-            logs="",
+            logs=run.news.logs,
             metrics={},
             started_at=run.asked_at or now,
             completed_at=now,

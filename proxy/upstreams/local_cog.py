@@ -33,6 +33,7 @@ from proxy.upstreams.base import (
     UpstreamKind,
 )
 from proxy.upstreams.cog_client import CogClient
+from proxy.upstreams.cog_news import output_shape
 from proxy.upstreams.cog_versions import VersionBook
 from proxy.upstreams.copies import Copies
 from proxy.upstreams.dispatcher import Dispatcher
@@ -40,6 +41,7 @@ from proxy.upstreams.environments import EnvironmentFailed
 from proxy.upstreams.local_model import LocalModel, ModelFolder
 from proxy.upstreams.local_spec import CopyEvent, CopyState
 from proxy.upstreams.local_spec import LocalCogSpec as LocalCogSpec
+from proxy.upstreams.news_desk import NewsDesk, NewsSource
 from proxy.upstreams.pool import Pool
 from proxy.upstreams.readiness import readiness_of
 from proxy.upstreams.run_folder import Scratch
@@ -57,6 +59,7 @@ class LocalCog(WithoutAccounts):
         environments_dir: where models' environments are kept.
         run_dir: where temporary files go.
         memory: where the model's names outlast a restart; ``None`` = nowhere.
+        desk: where copies tell how runs go; ``None`` = nowhere.
         now, clock: epoch seconds; monotonic seconds.
         on_event: told of every step of every copy.
     """
@@ -71,6 +74,7 @@ class LocalCog(WithoutAccounts):
         environments_dir: Path,
         run_dir: Path,
         memory: KeyValue | None = None,
+        desk: NewsDesk | None = None,
         client: CogClient | None = None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
@@ -96,6 +100,7 @@ class LocalCog(WithoutAccounts):
             self._client,
             deadline_s=spec.deadline_s,
             patience_s=float("inf"),  # a boot has its own deadline
+            source=NewsSource(desk, None, clock=clock) if desk is not None and spec.tells_progress else None,
             now=now,
             clock=clock,
             on_change=lambda: self._copies.tend_soon(),
@@ -130,7 +135,9 @@ class LocalCog(WithoutAccounts):
         async with self._noting:  # one after another, so that runs keep the order in which they came
             await asyncio.to_thread(self._scratch.note, job.id)
         try:
-            outcome = await self._dispatcher.run(job, self._book.build_of(job.version) or model.build.id, report)
+            build = self._book.build_of(job.version) or model.build.id
+            shape = output_shape(model.build.openapi if build == model.build.id else None)
+            outcome = await self._dispatcher.run(job, build, report, shape)
         finally:
             self._sweep(job.id)
         if outcome.status == "succeeded":

@@ -22,6 +22,7 @@ class LocalCogSpec:
         environment: further variables for the model.
         version: 64 hex digits that the version shall be, instead of a hash.
         python: an interpreter that has Cog and the model's packages, instead of an environment of its own.
+        tells_progress: whether copies are asked to tell how runs go.
     """
 
     name: str
@@ -36,6 +37,7 @@ class LocalCogSpec:
     environment: tuple[tuple[str, str], ...] = ()
     version: str | None = None
     python: Path | None = None
+    tells_progress: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,14 @@ from proxy.upstreams.egress import Egress
 from proxy.upstreams.http import AiohttpTransport, open_client
 from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
-from proxy.upstreams.replicate_client import CANCEL_TIMEOUT_S, Answer, ReplicateClient, Trouble, authorize
+from proxy.upstreams.replicate_client import (
+    CANCEL_TIMEOUT_S,
+    Answer,
+    Created,
+    ReplicateClient,
+    Trouble,
+    authorize,
+)
 from proxy.upstreams.replicate_documents import (
     check_names,
     is_terminal,
@@ -190,15 +197,15 @@ class ReplicateUpstream:
     async def _see_through(
         self,
         job: Job,
-        creation: asyncio.Task[JsonObject],
+        creation: asyncio.Task[Created],
         authorization: dict[str, str],
         report: Callable[[Progress], None],
     ) -> Outcome:
         """Follow what ``creation`` gives to its end, and cancel it there if nobody wants it any more."""
         began_at = self._clock()
         try:
-            prediction = await asyncio.shield(creation)
-            return await self._follow(job, prediction, authorization, began_at, report)
+            created = await asyncio.shield(creation)
+            return await self._follow(job, created, authorization, began_at, report)
         except asyncio.CancelledError:
             if creation.done() and job.is_detached():
                 raise
@@ -267,13 +274,14 @@ class ReplicateUpstream:
     async def _follow(
         self,
         job: Job,
-        prediction: JsonObject,
+        created: Created,
         authorization: dict[str, str],
         began_at: float,
         report: Callable[[Progress], None],
     ) -> Outcome:
         """Poll until the prediction has ended."""
-        progress = progress_of(prediction, at=self._now(), waited_s=self._clock() - began_at)
+        prediction = created.prediction
+        progress = self._progress(created, prediction, began_at)
         report(progress)
         if job.target.version and not job.target.is_deployment:
             await self._versions.learn_model(job.target.version, prediction.get("model"))
@@ -288,9 +296,12 @@ class ReplicateUpstream:
                 if not pacing.failed(is_refusal=seen.is_refusal, retry_after_s=seen.retry_after_s):
                     raise seen.error
                 continue
-            pacing.succeeded(has_new_status=seen["status"] != prediction["status"])
+            pacing.succeeded(
+                has_new_status=seen["status"] != prediction["status"],
+                has_new_output=seen.get("output") != prediction.get("output"),
+            )
             prediction = seen
-            news = progress_of(prediction, at=self._now(), waited_s=self._clock() - began_at)
+            news = self._progress(created, prediction, began_at)
             if not is_terminal(prediction) and _is_news(progress, news):
                 progress = news
                 report(news)
@@ -299,16 +310,24 @@ class ReplicateUpstream:
         except ValueError as error:
             raise UpstreamUnavailable(f"The run's result is lost: {error}.") from error
 
-    def _withdraw(self, creation: asyncio.Task[JsonObject], authorization: dict[str, str]) -> asyncio.Task[None]:
+    def _progress(self, created: Created, prediction: JsonObject, began_at: float) -> Progress:
+        return progress_of(
+            prediction,
+            at=self._now(),
+            waited_s=self._clock() - began_at,
+            has_all_files=created.has_all_files,
+        )
+
+    def _withdraw(self, creation: asyncio.Task[Created], authorization: dict[str, str]) -> asyncio.Task[None]:
         """Cancel a run upstream in the background, once its create is answered."""
         task = asyncio.create_task(self._cancel(creation, authorization))
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)
         return task
 
-    async def _cancel(self, creation: asyncio.Task[JsonObject], authorization: dict[str, str]) -> None:
+    async def _cancel(self, creation: asyncio.Task[Created], authorization: dict[str, str]) -> None:
         try:
-            prediction = await creation
+            prediction = (await creation).prediction
         except Exception:  # it was not taken, or nobody knows: there is no id to cancel
             return
         if not is_terminal(prediction):
@@ -326,17 +345,18 @@ class ReplicateUpstream:
                 await self.remember_version(model, version, orjson.loads(passed))
 
 
-async def _unseen(upstream_id: str) -> JsonObject:
+async def _unseen(upstream_id: str) -> Created:
     """A prediction of which only the id is known yet."""
-    return {"id": upstream_id, "status": "starting"}
+    return Created({"id": upstream_id, "status": "starting"})
 
 
 def _is_news(before: Progress, after: Progress) -> bool:
-    return (before.status, before.logs, before.is_booting, before.stream_url) != (
+    return (before.status, before.logs, before.is_booting, before.stream_url, before.output) != (
         after.status,
         after.logs,
         after.is_booting,
         after.stream_url,
+        after.output,
     )
 
 

@@ -25,6 +25,7 @@ from proxy.upstreams.relay import translate
 from proxy.upstreams.replicate_documents import (
     create_body,
     create_path,
+    is_answered_early,
     parse_prediction,
     retry_after_s,
     wait_s,
@@ -57,6 +58,19 @@ class Answer:
     @property
     def is_ok(self) -> bool:
         return 200 <= self.status < 300
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """A run that the API took.
+
+    Attributes:
+        prediction: the answer to its create.
+        has_all_files: the API was asked to wait and answered before the end, because the output is whole.
+    """
+
+    prediction: JsonObject
+    has_all_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,7 @@ class ReplicateClient:
         self._connect_timeout_s = connect_timeout_s
         self._now = now
 
-    async def create(self, job: Job, authorization: dict[str, str]) -> JsonObject:
+    async def create(self, job: Job, authorization: dict[str, str]) -> Created:
         """The prediction that ``job`` became.
 
         Raises:
@@ -123,7 +137,10 @@ class ReplicateClient:
         try:
             if not answer.is_ok:
                 raise ValueError(f"status {answer.status}")
-            return parse_prediction(answer.content)
+            prediction = parse_prediction(answer.content)
+            # 202 means that the wait ran out: what is there then may be a part.
+            is_early = waits_s > 0 and answer.status != 202 and is_answered_early(prediction)
+            return Created(prediction, is_early)
         except ValueError as error:
             raise UpstreamUnavailable(f"The model service answered a create with no prediction ({error}).") from error
 

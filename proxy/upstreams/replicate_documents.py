@@ -88,8 +88,20 @@ def is_terminal(prediction: JsonObject) -> bool:
     return prediction["status"] in TERMINAL
 
 
-def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progress:
-    """News from a prediction, ``waited_s`` seconds after its create was answered."""
+def is_answered_early(prediction: JsonObject) -> bool:
+    """Whether the answer to a waiting create that did not run out of time holds the whole output of a run that goes on.
+
+    Source: Replicate's page on sync mode: file models answer as soon as all files exist, "status may still be
+    processing".
+    """
+    return prediction["status"] == "processing" and prediction.get("output") is not None
+
+
+def progress_of(prediction: JsonObject, *, at: float, waited_s: float, has_all_files: bool = False) -> Progress:
+    """News from a prediction, ``waited_s`` seconds after its create was answered.
+
+    ``has_all_files``: its create was answered early, see ``is_answered_early``.
+    """
     status: Literal["starting", "processing"] = "processing" if is_terminal(prediction) else "starting"
     if prediction["status"] == "processing":
         status = "processing"
@@ -101,6 +113,8 @@ def progress_of(prediction: JsonObject, *, at: float, waited_s: float) -> Progre
         upstream_id=prediction["id"],
         web_url=_url(prediction, "web"),
         stream_url=_url(prediction, "stream"),
+        output=prediction.get("output") if prediction["status"] == "processing" else None,
+        has_all_files=has_all_files and status == "processing",
         model=_model(prediction),
     )
 

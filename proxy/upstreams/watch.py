@@ -44,6 +44,7 @@ class _Link:
     looks: int = 0
     misses: int = 0
     setup_at: str | None = None
+    is_coglet: bool = False
 
 
 class Watch:
@@ -90,6 +91,10 @@ class Watch:
     def url(self, server_id: str) -> str:
         """Base URL of a server that is looked after."""
         return self._links[server_id].url
+
+    def is_coglet(self, server_id: str) -> bool:
+        """Whether a server that is looked after speaks coglet's dialect, by its last health check."""
+        return self._links[server_id].is_coglet
 
     def lost(self, server_id: str) -> asyncio.Future[str]:
         """Done, with a reason, once runs at this server will never be answered."""
@@ -155,6 +160,7 @@ class Watch:
             self._pool.update(server_id, after, link.looked_at, build=look.build)
             link.next_at = link.looked_at + next_look_s(after, link.looks, link.misses)
             if isinstance(look.seen, Health):
+                link.is_coglet = look.seen.is_coglet
                 _note_start(link, look.seen)
             elif isinstance(after, Ejected) and look.seen.kind != "mute":
                 _lose(link, after.reason)

@@ -53,6 +53,7 @@ class FakeCog:
         foreign_runs: slots that somebody else's runs take.
         asked: ids of every prediction POST; ``taken``: those that ran; ``canceled``: those that were asked to end.
         answers: HTTP status of each answer to a prediction POST.
+        wishes: by prompt, where webhooks were asked for and of which events; sending them is the test's affair.
     """
 
     dialect: Dialect = "coglet"
@@ -69,6 +70,7 @@ class FakeCog:
     canceled: list[str] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     headers: list[bytes] = field(default_factory=list)
+    wishes: dict[str, tuple[str | None, list[str]]] = field(default_factory=dict)
     port: int = 0
     starts: int = 0
     _running: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -157,6 +159,7 @@ class FakeCog:
     async def _predict(self, call: dict[str, Any], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         run_id, prompt = call["id"], call["input"].get("prompt", "")
         self.asked.append(run_id)
+        self.wishes[prompt] = call.get("webhook"), call.get("webhook_events_filter", [])
         refusal = self._refusal(prompt)
         if refusal is not None:
             self.answers.append(refusal[0])

@@ -52,6 +52,7 @@ class ScriptedUpstream:
         takes: what ``input_schema`` says.
         relaying: answers what is passed on, given with its whole body.
         jobs, checks, canceled, adopted, schemas_asked, relayed: what was asked so far, in order.
+        reporters: by run, where its news is told: a test may tell more while the run waits at the gate.
     """
 
     clock: Callable[[], float]
@@ -81,10 +82,11 @@ class ScriptedUpstream:
     schemas_asked: list[ModelTarget] = field(default_factory=list)
     relayed: list[tuple[str, str, bytes]] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
+    reporters: list[Callable[[Progress], None]] = field(default_factory=list)
 
     def successor(self) -> ScriptedUpstream:
         """The same service as the next process meets it; nothing was asked of it yet."""
-        return replace(self, gate=None, door=None, jobs=[], checks=[], canceled=[], adopted=[])
+        return replace(self, gate=None, door=None, jobs=[], checks=[], canceled=[], adopted=[], reporters=[])
 
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         return self.description
@@ -99,6 +101,7 @@ class ScriptedUpstream:
 
     async def run(self, job: Job, report: Callable[[Progress], None]) -> Outcome:
         self.jobs.append(job)
+        self.reporters.append(report)
         began_at = self.clock()
         try:
             if self.door is not None:
@@ -139,6 +142,7 @@ class ScriptedUpstream:
 
     async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
         self.adopted.append(upstream_id)
+        self.reporters.append(report)
         began_at = self.clock()
         try:
             report(Progress("starting", began_at, upstream_id=upstream_id))

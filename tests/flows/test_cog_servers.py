@@ -27,16 +27,17 @@ CREATE = "/v1/models/acme/sketch/predictions"
 class CogServer:
     """One Cog server, as a user starts it by hand."""
 
-    def __init__(self, python: Path, port: int, folder: Path) -> None:
+    def __init__(self, python: Path, port: int, folder: Path, model_dir: Path = MODEL_DIR) -> None:
         self.port = port
         self._python = python
         self._folder = folder
+        self._model_dir = model_dir
         self.start()
 
     def start(self) -> None:
         self.process = subprocess.Popen(
             [self._python, "-m", "cog.server.http", "--host", "127.0.0.1"],
-            cwd=MODEL_DIR,
+            cwd=self._model_dir,
             env={
                 **os.environ,
                 "PATH": f"{self._python.parent}{os.pathsep}{os.environ['PATH']}",

@@ -26,6 +26,7 @@ from proxy.core.outputs import (
     plan_output,
     sniff_type,
     substitute,
+    whole_part,
 )
 from storage.digest import hash_bytes
 from storage.records import JsonPath, JsonValue
@@ -373,3 +374,20 @@ def test_data_url_of_a_picture_is_a_round_trip() -> None:
     data = PICTURES["image/png"]
     url = "data:image/png;base64," + base64.b64encode(data).decode()
     assert encode_data_url("image/png", decode_data_url(url)) == url
+
+
+@pytest.mark.parametrize(
+    ("output", "missing", "shown"),
+    [
+        (["a", "b"], [], ["a", "b"]),
+        ([], [], []),
+        ("text", [], "text"),
+        (None, [], None),
+        (["a", "b", "c"], [(2,), (1, "file", 0)], ["a"]),
+        (["a", "b"], [(0,)], None),
+        ("file", [()], None),
+        ({"a": "text", "b": "file"}, [("b",)], None),
+    ],
+)
+def test_output_is_shown_as_far_as_its_files_are_there(output: Any, missing: list[JsonPath], shown: Any) -> None:
+    assert whole_part(output, missing) == shown

@@ -13,7 +13,7 @@ from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
-from proxy.upstreams.base import ModelDescription, ModelTarget
+from proxy.upstreams.base import ModelDescription, ModelTarget, Progress
 from tests.fakes.engine import TOKEN, Engine
 from tests.fakes.upstreams import VERSION, ScriptedUpstream
 
@@ -62,6 +62,20 @@ async def test_run_that_goes_on_upstream_is_adopted_and_every_sharer_gets_its_pi
     assert one.created_at == first.created_at
     assert again.left_behind == [("replicate", "adopted")]
     assert isinstance(await again.create(FOX), Hit)
+
+
+async def test_output_so_far_of_an_adopted_run_is_shown() -> None:
+    engine = Engine()
+    (entry,) = await begun(engine)
+    again = await killed(engine)
+    again.upstream.gate = asyncio.Event()
+    await again.resumption.resume()
+    while not again.upstream.reporters:  # noqa: ASYNC110 - nothing announces it
+        await asyncio.sleep(0)
+    again.upstream.reporters[-1](Progress("processing", again.clock(), output=["a ", "red "]))
+    assert (await found(again, entry.id)).output == ["a ", "red "]
+    again.upstream.gate.set()
+    await again.coalescer.drain(5)
 
 
 async def test_same_input_joins_the_adopted_run_instead_of_paying_again() -> None:

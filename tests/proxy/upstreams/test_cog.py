@@ -12,10 +12,11 @@ import orjson
 import pytest
 
 from proxy.core.errors import InputInvalid, NotFound, Overloaded, UpstreamUnavailable
-from proxy.upstreams import settling
+from proxy.upstreams import dispatcher, settling
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.cog_wire import Busy, Declined, Finished, Lost, plain_error, read_answer, tail
+from proxy.upstreams.news_desk import POSTS_PATH, NewsDesk
 from tests.fakes.cog_server import OPENAPI, Dialect, FakeCog, cog_servers, until
 from tests.fakes.stores import MemoryKeyValue
 
@@ -38,10 +39,10 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def upstream_of(
-    *servers: FakeCog, memory: MemoryKeyValue | None = None, **spec: Any
+    *servers: FakeCog, memory: MemoryKeyValue | None = None, desk: NewsDesk | None = None, **spec: Any
 ) -> AsyncIterator[CogUpstream]:
     async with cog_servers(*servers):
-        upstream = CogUpstream(CogSpec("mine", tuple(server.url for server in servers), **spec), memory)
+        upstream = CogUpstream(CogSpec("mine", tuple(server.url for server in servers), **spec), memory, desk=desk)
         try:
             yield upstream
         finally:
@@ -477,6 +478,160 @@ async def test_an_answer_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch)
         refused = await (await call(upstream, "cat")).refusal()
     assert isinstance(refused, UpstreamUnavailable)
     assert "larger than" in refused.detail
+
+
+# -- news while a run goes on --------------------------------------------------------------------------
+
+ADMIN = "http://127.0.0.1:8485"
+
+
+def with_output(output: dict[str, Any]) -> dict[str, Any]:
+    """The servers' document, with another kind of output."""
+    return {**OPENAPI, "components": {"schemas": {**OPENAPI["components"]["schemas"], "Output": output}}}
+
+
+GROWING = with_output({"type": "array", "items": {"type": "string"}, "x-cog-array-type": "iterator"})
+
+
+def post(desk: NewsDesk, server: FakeCog, prompt: str, **document: Any) -> None:
+    """What the server would post of the run of ``prompt``."""
+    url, _ = server.wishes[prompt]
+    assert url is not None
+    with desk.reading(url.removeprefix(ADMIN + POSTS_PATH)) as hearing:
+        hearing.take(orjson.dumps({"status": "processing", "logs": "", **document}))
+
+
+async def test_logs_and_output_are_told_while_the_run_goes_on(dialect: Dialect) -> None:
+    server, desk = FakeCog(dialect, openapi=GROWING), NewsDesk(ADMIN)
+    async with upstream_of(server, desk=desk) as upstream:
+        caller = await call(upstream, "hold")
+        await until(lambda: len(caller.news) == 1)
+        post(desk, server, "hold", logs="1/2\n", output=["a "])
+        await until(lambda: len(caller.news) == 2)
+        post(desk, server, "hold", logs="1/2\n2/2\n", output=["a ", "fox"])
+        await until(lambda: len(caller.news) == 3)
+        server.release("hold")
+        outcome = await caller.outcome()
+    assert [(each.status, each.logs, each.output) for each in caller.news] == [
+        ("processing", "", None),
+        ("processing", "1/2\n", ["a "]),
+        ("processing", "1/2\n2/2\n", ["a ", "fox"]),
+    ]
+    assert len({(each.at, each.upstream_id) for each in caller.news}) == 1
+    assert outcome.output != ["a ", "fox"], "the run's own answer decides"
+    assert outcome.logs == "a line\n"
+    assert len(desk) == 0
+
+
+async def test_events_are_asked_for_as_the_dialect_and_the_schema_want_it(dialect: Dialect) -> None:
+    growing, whole, desk = FakeCog(dialect, openapi=GROWING), FakeCog(dialect), NewsDesk(ADMIN)
+    last = ["completed"] if dialect == "coglet" else []
+    for server, events in ((growing, ["logs", "output", *last]), (whole, ["logs", *last])):
+        async with upstream_of(server, desk=desk) as upstream:
+            await (await call(upstream, "cat")).outcome()
+        assert server.wishes["cat"][1] == events
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"desk": NewsDesk(ADMIN), "tells_progress": False}, {"desk": NewsDesk(None)}], ids=str
+)
+async def test_nothing_is_asked_for_without_a_desk_or_where_it_is_switched_off(how: dict[str, Any]) -> None:
+    server = FakeCog()
+    async with upstream_of(server, **how) as upstream:
+        await (await call(upstream, "cat")).outcome()
+    assert server.wishes["cat"] == (None, [])
+
+
+async def test_each_asking_has_an_address_of_its_own(dialect: Dialect) -> None:
+    first, second, desk = FakeCog(dialect), FakeCog(dialect), NewsDesk(ADMIN)
+    async with upstream_of(first, second, desk=desk) as upstream:
+        caller = await call(upstream, "hold")
+        await until(lambda: len(caller.news) == 1)
+        broken, other = (first, second) if first.running else (second, first)
+        post(desk, broken, "hold", logs="of the first\n")
+        await until(lambda: len(caller.news) == 2)
+        broken.kill()
+        await until(lambda: other.running == 1)
+        assert other.wishes["hold"][0] != broken.wishes["hold"][0]
+        with pytest.raises(NotFound):
+            post(desk, broken, "hold", logs="of the first, and late\n")
+        post(desk, other, "hold", logs="again\n")
+        await until(lambda: caller.news[-1].logs == "again\n")
+        other.release("hold")
+        assert (await caller.outcome()).status == "succeeded"
+
+
+async def test_logs_that_coglet_tells_beside_the_answer_of_a_failed_run_are_kept() -> None:
+    server, desk = FakeCog(), NewsDesk(ADMIN)
+    async with upstream_of(server, desk=desk) as upstream:
+        caller = await call(upstream, "raise")
+        await until(lambda: server.answers == [200])
+        post(desk, server, "raise", logs="step 1\n")
+        await asyncio.sleep(0.02)
+        assert not caller.task.done(), "the last lines are still on their way"
+        post(desk, server, "raise", logs="step 1\nstep 2\n", status="failed")
+        outcome = await caller.outcome()
+    assert (outcome.status, outcome.logs) == ("failed", "step 1\nstep 2\n")
+
+
+async def test_failed_run_whose_webhooks_do_not_arrive_is_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dispatcher, "LAST_NEWS_S", 0.05)
+    async with upstream_of(FakeCog(), desk=NewsDesk(ADMIN)) as upstream:
+        outcome = await (await call(upstream, "raise")).outcome()
+    assert (outcome.status, outcome.error, outcome.logs) == ("failed", "ValueError: boom", "")
+
+
+async def test_logs_of_a_run_that_never_answers_are_kept(dialect: Dialect) -> None:
+    server, desk = FakeCog(dialect), NewsDesk(ADMIN)
+    async with upstream_of(server, desk=desk, deadline_s=0.3) as upstream:
+        caller = await call(upstream, "hold")
+        await until(lambda: server.taken != [])
+        post(desk, server, "hold", logs="step 1\n")
+        outcome = await caller.outcome()
+    assert outcome.status == "failed"
+    assert "deadline" in (outcome.error or "")
+    assert outcome.logs == "step 1\n"
+
+
+async def test_cancelled_run_has_told_everything_that_came_before(dialect: Dialect) -> None:
+    server, desk = FakeCog(dialect), NewsDesk(ADMIN)
+    async with upstream_of(server, desk=desk) as upstream:
+        caller = await call(upstream, "hold")
+        await until(lambda: server.taken != [])
+        for logs in ("1\n", "1\n2\n"):
+            post(desk, server, "hold", logs=logs)
+            await asyncio.sleep(0.01)
+        caller.task.cancel()
+        await asyncio.wait({caller.task})
+    assert caller.news[-1].logs == "1\n2\n"
+    assert len(desk) == 0
+
+
+async def test_server_that_does_not_reach_us_is_not_asked_to_tell_again(
+    dialect: Dialect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """cog 0.16 sends webhooks one after another, and a run waits for each."""
+    monkeypatch.setattr(dispatcher, "SURELY_HEARD_S", 0.0)
+    server = FakeCog(dialect)
+    async with upstream_of(server, desk=NewsDesk(ADMIN)) as upstream:
+        for prompt in ("one", "two"):
+            assert (await (await call(upstream, prompt)).outcome()).status == "succeeded"
+    assert server.wishes["one"][0] is not None
+    assert server.wishes["two"] == (None, [])
+
+
+async def test_path_of_a_file_in_the_model_s_container_is_never_shown() -> None:
+    """cog 0.16 tells files of an output so far by their paths."""
+    uri = {"type": "array", "items": {"type": "string", "format": "uri"}, "x-cog-array-type": "iterator"}
+    server, desk = FakeCog("fastapi", openapi=with_output(uri)), NewsDesk(ADMIN)
+    async with upstream_of(server, desk=desk) as upstream:
+        caller = await call(upstream, "hold")
+        await until(lambda: len(caller.news) == 1)
+        post(desk, server, "hold", logs="1\n", output=["/tmp/tmpw14fef2f/out-0.txt"])
+        await until(lambda: caller.news[-1].logs == "1\n")
+        assert caller.news[-1].output == []
+        server.release("hold")
+        await caller.outcome()
 
 
 # -- what the model is ---------------------------------------------------------------------------------

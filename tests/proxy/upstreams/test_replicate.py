@@ -43,6 +43,7 @@ PINNED = ModelTarget("painters", "brush", VERSION)
 BARE = ModelTarget("", "", VERSION)
 DEPLOYED = ModelTarget("acme", "brush-live", is_deployment=True)
 ID = "7k2mzq4d9srme0ctw8v5x1n3ap"
+PICTURE = "https://replicate.delivery/a.png"
 
 
 class Time:
@@ -588,8 +589,8 @@ class TestPolling:
         assert script.count("POST", f"/predictions/{ID}/cancel") == 1
 
     async def test_processing_with_all_files_is_not_the_end(self) -> None:
-        early = prediction("processing", output=["https://replicate.delivery/a.png"])
-        done = prediction("succeeded", output=["https://replicate.delivery/a.png"], metrics={"predict_time": 1.5})
+        early = prediction("processing", output=[PICTURE])
+        done = prediction("succeeded", output=[PICTURE], metrics={"predict_time": 1.5})
         script = Script(early, done, create=early)
         assert (await run(scripted(script))).metrics == {"predict_time": 1.5}
 
@@ -604,6 +605,40 @@ class TestPolling:
             ("processing", "1/2\n2/2\n"),
         ]
         assert {(each.upstream_id, each.web_url) for each in news} == {(ID, f"https://replicate.com/p/{ID}")}
+
+    async def test_growing_output_is_news_and_is_looked_at_often(self) -> None:
+        news: list[Progress] = []
+        time, words = Time(), ["a", "red", "fox"]
+        growing = [prediction("processing", output=words[:count]) for count in (1, 2, 2, 3)]
+        await run(
+            scripted(Script(*([prediction("processing")] * 6), *growing, prediction("succeeded")), time), news=news
+        )
+        assert [each.output for each in news] == [None, None, words[:1], words[:2], words]
+        assert time.pauses[-4:] == [0.5, 0.5, 0.75, 0.5]
+
+    async def test_output_of_an_ended_run_is_no_progress(self) -> None:
+        news: list[Progress] = []
+        await run(scripted(Script(create=prediction("succeeded", output="whole"))), news=news)
+        assert [(each.status, each.output) for each in news] == [("processing", None)]
+
+    @pytest.mark.parametrize(
+        ("wants_s", "status", "answer", "has_all_files"),
+        [
+            (5.0, 201, prediction("processing", output=[PICTURE]), True),
+            (5.0, 202, prediction("processing", output=[PICTURE]), False),  # the wait ran out: perhaps a part
+            (0.0, 201, prediction("processing", output=[PICTURE]), False),
+            (5.0, 201, prediction("processing"), False),
+            (5.0, 201, prediction("starting"), False),
+            (5.0, 201, prediction("succeeded", output=[PICTURE]), False),
+        ],
+    )
+    async def test_waiting_create_answered_before_the_end_has_all_files(
+        self, wants_s: float, status: int, answer: dict[str, Any], has_all_files: bool
+    ) -> None:
+        news: list[Progress] = []
+        script = Script(prediction("succeeded", output=[PICTURE]), create=httpx.Response(status, json=answer))
+        await run(scripted(script), make_job(wants_s=wants_s), news=news)
+        assert [each.has_all_files for each in news] == [has_all_files]
 
     async def test_long_start_is_told_as_a_boot(self) -> None:
         news: list[Progress] = []
