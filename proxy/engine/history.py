@@ -2,7 +2,7 @@
 
 An answer never waits for this: what is new is collected in memory and written a fraction of a second later, and when
 the proxy closes. A process that is killed loses that last moment: those predictions are missing from lists (and a run
-among them is listed under the upstream's own id), while their ids go on working.
+among them is listed under the upstream's own id, unless the next process takes it up), while their ids go on working.
 
 A scope keeps its newest entries in pages, rows of a ring: ``history:<scope>:<slot>`` holds the page whose number is the
 slot modulo ``PAGES``. Only the newest page is ever written again. What was read or written lately stays in memory,
