@@ -108,7 +108,7 @@ def render_deployment(deployment: Deployment) -> JsonObject:
         "model": deployment.model.full_name,
         "version": deployment.model.version,
         "created_at": format_time(deployment.created_at),
-        "created_by": {"type": kind, "username": deployment.owner},
+        "created_by": {"type": kind, "username": deployment.owner, "name": deployment.owner.title()},
         "configuration": {
             "hardware": deployment.hardware,
             "min_instances": deployment.min_instances,
