@@ -27,8 +27,10 @@ from proxy.engine.courier import GRACE_S, Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
+from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
@@ -47,8 +49,10 @@ from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
+from proxy.routes.directory import Directory, page
 from proxy.routes.exchange import Endpoint, Exchange
 from proxy.routes.files import Files
+from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models
 from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
@@ -184,6 +188,7 @@ async def build_application(
         await services.webhook_secrets.aclose()
         await egress.aclose()
         await services.journal.drain()
+        await services.history.drain()
         await storage.aclose()
 
     return Application(
@@ -213,6 +218,7 @@ def _services(
     rows = RowWriter(storage.ledger)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
+    history = History(storage.ledger, time.time)
     gatekeeper = Gatekeeper(
         secrets,
         [token.get_secret_value() for token in settings.auth.tokens],
@@ -291,6 +297,7 @@ def _services(
         mint=mint,
         recent=recent,
         journal=journal,
+        history=history,
         ongoing=ongoing,
         streams=streams,
         notices=notices,
@@ -318,6 +325,8 @@ def _services(
         spool=spool,
         coalescer=coalescer,
         journal=journal,
+        history=history,
+        listing=Listing(history, predictor, gatekeeper, base_url),
         uploads=uploads,
         resumption=resumption,
         streams=streams,
@@ -406,7 +415,9 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     """The public listener. A path or method that is not here goes to the first Replicate upstream as it is."""
     passthrough = Passthrough(services)
     predictions = Predictions(services, passthrough)
+    listing = PredictionList(services)
     models = Models(services, passthrough)
+    directory = Directory(services, passthrough)
     outputs = Outputs(services)
     streams = Streams(services)
     files = Files(services, passthrough)
@@ -414,8 +425,12 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     onward = passthrough.handle
     model = "/models/{owner}/{name}"
     routes: Sequence[Route] = [
-        Route("/predictions", Endpoint({"POST": predictions.create(in_path=False)}, onward)),
-        Route(model + "/predictions", Endpoint({"POST": predictions.create(in_path=True)}, onward)),
+        Route("/predictions", Endpoint({"GET": listing.get, "POST": predictions.create()}, onward)),
+        Route(model + "/predictions", Endpoint({"POST": predictions.create(in_path="model")}, onward)),
+        Route(
+            "/deployments/{owner}/{name}/predictions",
+            Endpoint({"POST": predictions.create(in_path="deployment")}, onward),
+        ),
         Route("/predictions/{id}", Endpoint({"GET": predictions.get}, onward)),
         Route("/predictions/{id}/cancel", Endpoint({"POST": predictions.cancel}, onward)),
         Route(
@@ -435,6 +450,14 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
         Route("/webhooks/default/secret", Endpoint({"GET": webhooks.secret}, onward)),
+        Route(model + "/examples", Endpoint({"GET": models.examples}, onward)),
+        Route("/models", Endpoint({"GET": directory.models, "QUERY": directory.search_models}, onward)),
+        Route("/search", Endpoint({"GET": directory.search}, onward)),
+        Route("/collections", Endpoint({"GET": directory.fixed(lambda: page([]))}, onward)),
+        Route("/trainings", Endpoint({"GET": directory.fixed(lambda: page([]))}, onward)),
+        Route("/hardware", Endpoint({"GET": directory.fixed(list)}, onward)),
+        Route("/deployments", Endpoint({"GET": directory.deployments}, onward)),
+        Route("/deployments/{owner}/{name}", Endpoint({"GET": directory.deployment}, onward)),
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))

@@ -11,7 +11,9 @@ from proxy.core.outputs import OutputAccess
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.history import History
 from proxy.engine.journal import Journal
+from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
 from proxy.engine.resumption import Resumption
@@ -49,6 +51,8 @@ class Services:
     spool: Spool
     coalescer: Coalescer
     journal: Journal
+    history: History
+    listing: Listing
     uploads: Uploads
     resumption: Resumption
     streams: Streams

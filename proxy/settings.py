@@ -216,7 +216,9 @@ class _UpstreamBase(_Section):
     models: tuple[str, ...] = Field(
         default=("*",),
         min_length=1,
-        description="Globs over `owner/name`; the first upstream with a match serves a model.",
+        description="Globs over `owner/name`; the first upstream with a match serves a model. One that begins with "
+        "`deployments/` is over `deployments/owner/name`; a deployment that no such glob names is the first "
+        "`replicate` upstream's.",
     )
 
 

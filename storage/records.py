@@ -71,6 +71,7 @@ class ResultRecord:
         boot_s: seconds the run waited for a boot, 0.0 when the model was warm.
         upstream_id: the upstream's own prediction id, if it has one.
         is_streamable: predictions of this result say where they are streamed.
+        deployment: ``"owner/name"`` of the deployment that was asked, if it was one.
         stream_log: the events of the run as the upstream streamed them, where somebody listened; without it, or once
             it is gone, a stream is told from output and logs. So a hit does not need it.
     """
@@ -93,6 +94,7 @@ class ResultRecord:
     upstream_id: str | None
     is_streamable: bool = False
     stream_log: BlobRef | None = None
+    deployment: str | None = None
 
     @property
     def predict_s(self) -> float:
@@ -145,6 +147,7 @@ def _to_document(record: ResultRecord) -> JsonObject:
         "stream_log": None
         if record.stream_log is None
         else {"digest": record.stream_log.digest.hex(), "size_bytes": record.stream_log.size_bytes},
+        "deployment": record.deployment,
     }
 
 
@@ -185,6 +188,7 @@ def decode_record(data: bytes) -> ResultRecord:
             upstream_id=document["upstream_id"],
             is_streamable=document.get("is_streamable") is True,
             stream_log=_blob(document.get("stream_log")),
+            deployment=document.get("deployment"),
         )
     except Corrupt:
         raise

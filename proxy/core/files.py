@@ -94,30 +94,6 @@ def is_same_file(document: JsonValue, size_bytes: int, sha256: str, md5: str) ->
     return sums.get("sha256") in (None, sha256) and sums.get("md5") in (None, md5)
 
 
-def rename_links(document: JsonValue, theirs: str, ours: str) -> JsonValue:
-    """A file object or a page of them with every address at ``theirs`` (the upstream's root) under ``ours``.
-
-    Addresses stand in ``urls``, ``next`` and ``previous`` and nowhere else: names and metadata are the client's.
-    """
-    if not isinstance(document, dict):
-        return document
-    renamed = dict(document)
-    for name in ("next", "previous"):
-        renamed[name] = _renamed(document.get(name), theirs, ours)
-        if name not in document:
-            del renamed[name]
-    if isinstance(document.get("urls"), dict):
-        renamed["urls"] = {name: _renamed(url, theirs, ours) for name, url in document["urls"].items()}
-    if isinstance(document.get("results"), list):
-        renamed["results"] = [rename_links(each, theirs, ours) for each in document["results"]]
-    return renamed
-
-
-def _renamed(url: JsonValue, theirs: str, ours: str) -> JsonValue:
-    is_theirs = isinstance(url, str) and url.startswith((theirs + "/", theirs + "?"))
-    return ours + url[len(theirs) :] if is_theirs else url
-
-
 def _place(file: OwnFile) -> tuple[int, str]:
     """Its place among the caller's files; the id decides within one microsecond."""
     return round(file.created_at * 1_000_000), file.id

@@ -9,7 +9,7 @@ Source of the shape: Replicate's OpenAPI document, ``schemas_prediction_response
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Literal
@@ -44,10 +44,29 @@ class Prediction:
     is_data_removed: bool = False
     stream_url: str | None = None
     deadline_at: float | None = None
+    deployment: str | None = None
 
     @property
     def is_terminal(self) -> bool:
         return self.status in TERMINAL
+
+
+LONGEST_LISTED_DATA_URL = 1024
+
+
+def for_list(prediction: Prediction) -> Prediction:
+    """``prediction`` as one of many: ``null`` where its input holds a file as a long ``data:`` URL."""
+    return replace(prediction, input=_without_data(prediction.input))
+
+
+def _without_data(value: JsonValue) -> JsonValue:
+    if isinstance(value, str):
+        return None if len(value) > LONGEST_LISTED_DATA_URL and value.startswith("data:") else value
+    if isinstance(value, list):
+        return [_without_data(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _without_data(each) for name, each in value.items()}
+    return value
 
 
 @lru_cache(maxsize=64)
@@ -82,6 +101,8 @@ def render_prediction(prediction: Prediction, base_url: str) -> bytes:
         "status": prediction.status,
         "created_at": format_time(prediction.created_at),
     }
+    if prediction.deployment is not None:
+        document["deployment"] = prediction.deployment
     if prediction.started_at is not None:
         document["started_at"] = format_time(prediction.started_at)
     if prediction.completed_at is not None:
@@ -117,7 +138,8 @@ class HitTemplate:
         stream: for a streamable result, what stands before the id in a stream's URL, and what seals an id there
             (see ``StreamBook``).
         """
-        head = orjson.dumps({"model": record.model, "version": record.version})
+        deployment = {"deployment": record.deployment} if record.deployment is not None else {}
+        head = orjson.dumps({"model": record.model, "version": record.version, **deployment})
         body = orjson.dumps(
             {
                 "logs": record.logs,

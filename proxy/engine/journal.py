@@ -17,7 +17,8 @@ from proxy.upstreams.base import ModelDescription, Outcome
 from storage.digest import RecordId, Scope
 from storage.records import JsonObject
 
-KEEP_S = 7 * 86_400.0
+KEEP_S = 30 * 86_400.0
+"""As long as a prediction is listed, so that a list tells how each of them ended."""
 
 INTERRUPTED = "Hotplate was restarted while this prediction was running; create it again."
 
@@ -58,6 +59,7 @@ class Journal:
         row: JsonObject = {
             "model": prediction.model,
             "version": prediction.version,
+            "deployment": prediction.deployment,
             "created_at": prediction.created_at,
             "completed_at": prediction.completed_at,
             "logs": prediction.logs,
@@ -80,6 +82,7 @@ class Journal:
             started_at=None if row.get("status") == "aborted" else row["created_at"],
             completed_at=row["completed_at"],
             logs=row["logs"],
+            deployment=row.get("deployment"),
         )
 
     async def find(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction | None:
@@ -101,6 +104,7 @@ class Journal:
             logs=row.get("logs", ""),
             metrics=row.get("metrics", {}),
             is_data_removed=status == "succeeded",
+            deployment=row.get("deployment"),
         )
 
     async def scope_of(self, record_id: RecordId) -> Scope | None:
@@ -125,4 +129,10 @@ def _run(record_id: RecordId) -> str:
 
 
 def _about(scope: Scope, described: ModelDescription, at: float) -> JsonObject:
-    return {"scope": scope.hex(), "model": described.model, "version": described.version, "created_at": at}
+    return {
+        "scope": scope.hex(),
+        "model": described.model,
+        "version": described.version,
+        "deployment": described.deployment,
+        "created_at": at,
+    }

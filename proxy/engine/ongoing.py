@@ -157,7 +157,7 @@ class Ongoing:
 
 
 def _run(document: JsonObject) -> OngoingRun:
-    owner, name, version, is_deployment = document["target"]
+    target = ModelTarget(*document["target"])
     model, resolved, is_pinned = document["described"]
     bypass, key, token = document["bypass"], document["key"], document["token"]
     return OngoingRun(
@@ -166,8 +166,10 @@ def _run(document: JsonObject) -> OngoingRun:
         upstream=document["upstream"],
         upstream_id=document["upstream_id"],
         job_id=document["job_id"],
-        target=ModelTarget(owner, name, version, is_deployment),
-        described=ModelDescription(model, resolved, is_pinned=is_pinned, schema=None),
+        target=target,
+        described=ModelDescription(
+            model, resolved, is_pinned=is_pinned, schema=None, deployment=target.model if target.is_deployment else None
+        ),
         plan=Bypass(bypass) if bypass is not None else Cached(may_look_up=document["may_look_up"]),
         key=PredictionKey(bytes.fromhex(key)) if key is not None else None,
         key_input=document["key_input"],

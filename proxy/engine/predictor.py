@@ -15,7 +15,7 @@ from functools import partial
 import orjson
 
 from proxy.core.errors import InputInvalid, UpstreamRefused
-from proxy.core.ids import IdMint, PredictionId
+from proxy.core.ids import CLOCK_TOLERANCE_S, IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.policy import Bypass, Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
@@ -24,6 +24,7 @@ from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.history import History, Label
 from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
@@ -31,6 +32,7 @@ from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.streams import Streams
+from proxy.upstreams.base import DEPLOYMENTS, HIDDEN
 from storage.digest import Scope
 from storage.records import JsonValue, ResultRecord
 from storage.results import ResultStore
@@ -63,6 +65,7 @@ class Predictor:
         recent: RecentPredictions,
         journal: Journal,
         ongoing: Ongoing,
+        history: History,
         streams: Streams,
         notices: Notices,
         cache_enabled: bool,
@@ -78,6 +81,7 @@ class Predictor:
         self._recent = recent
         self._journal = journal
         self._ongoing = ongoing
+        self._history = history
         self._streams = streams
         self._notices = notices
         self._cache_enabled = cache_enabled
@@ -99,6 +103,8 @@ class Predictor:
         # What is learned now is known at the next request, too: both are to have one key.
         if is_learnable and await self._file_inputs.learn(create, create.given):
             described = await upstream.describe(create.target, create.credential)
+        if create.target.is_deployment:
+            described = replace(described, deployment=create.target.model)
         sent = key_input = create.given
         if described.schema is not None:
             if upstream.kind == "replicate":
@@ -120,6 +126,8 @@ class Predictor:
         if isinstance(plan, Cached):
             # A version of a Replicate API names its model by itself, and a request may give the version alone.
             model = "" if upstream.kind == "replicate" and described.is_pinned else described.model
+            if described.deployment is not None:
+                model = f"{DEPLOYMENTS}{described.deployment}"
             key = derive_key(
                 KeyIngredients(
                     create.scope, upstream.name, model, described.version, identified.key_input, identified.files
@@ -166,6 +174,7 @@ class Predictor:
             upstream=create.upstream.name,
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
+            deployment=prepared.described.deployment,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -176,6 +185,7 @@ class Predictor:
     async def attend(self, entry: Running, told: Told) -> None:
         """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
         self._recent.add(entry)
+        self._list(entry)
         if not entry.has_ended and entry.deadline_at is not None:
             left_s = max(entry.deadline_at - self._now(), 0.0)
             self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
@@ -186,6 +196,13 @@ class Predictor:
             self._settle(entry)
         else:
             entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+
+    def _list(self, entry: Running) -> None:
+        """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""
+        progress = entry.flight.progress
+        label = Label((progress.model if progress else None) or entry.model, entry.version, entry.deployment)
+        upstream_id = progress.upstream_id if progress is not None and not entry.is_follower else None
+        self._history.add(entry.scope, entry.id, entry.created_at, label, upstream_id)
 
     async def conclude(self, one: OngoingPrediction) -> None:
         """Settle a prediction of a former process whose run has ended, or was lost with it."""
@@ -229,6 +246,8 @@ class Predictor:
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
         self._recent.add_served(prediction_id, create.scope, input_json, now)
+        label = Label(record.model, record.version, record.deployment)
+        self._history.add(create.scope, prediction_id, now, label)
         return Hit(prediction_id, record, template, input_json, now)
 
     def _join_or_lead(self, create: Create, prepared: Prepared, now: float) -> tuple[Flight, bool]:
@@ -248,13 +267,17 @@ class Predictor:
         """Whether an id was made here for ``scope``; says nothing of what has become of it."""
         return self._mint.read(prediction_id, scope) is not None
 
-    async def find(self, prediction_id: str, scope: Scope) -> Prediction | None:
-        """The prediction as it is now, or ``None`` when this scope has none of that id here."""
+    async def find(self, prediction_id: str, scope: Scope, *, in_list: bool = False) -> Prediction | None:
+        """The prediction as it is now, or ``None`` when this scope has none of that id here.
+
+        ``in_list`` shows files as addresses, since many predictions make up one answer then. One of which nothing is
+        left but its id is shown as Replicate shows one whose data were removed.
+        """
         entry = self._recent.running(prediction_id, scope)
         if entry is not None:
-            return await self.view(entry)
+            return await self.view(entry, in_list=in_list)
         parts = self._mint.read(prediction_id, scope)
-        if parts is None:
+        if parts is None or parts.created_at > self._now() + CLOCK_TOLERANCE_S:
             return None
         own_id = PredictionId(prediction_id)
         canceled = await self._journal.canceled(own_id)
@@ -262,12 +285,12 @@ class Predictor:
             return canceled
         record = await self._results.find_complete(parts.record_id)
         if record is None or record.scope != scope or not parts.may_name(record.created_at):
-            return await self._journal.find(own_id, parts, scope)
+            return await self._without_result(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
         try:
-            output = await self._renderer.output(record)
+            output = await self._renderer.output(record, as_addresses=in_list)
         except OutputGone:
-            return await self._journal.find(own_id, parts, scope)
+            return await self._without_result(own_id, parts, scope)
         own_input = self._recent.served_input(prediction_id, scope)
         return Prediction(
             id=own_id,
@@ -281,10 +304,30 @@ class Predictor:
             output=output,
             logs=record.logs,
             metrics=record.metrics,
+            deployment=record.deployment,
             stream_url=self._renderer.record_stream_url(own_id, record),
         )
 
-    async def view(self, entry: Running) -> Prediction:
+    async def _without_result(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction:
+        found = await self._journal.find(prediction_id, parts, scope)
+        if found is not None:
+            return found
+        entry = await self._history.find(scope, prediction_id)
+        label = entry.label if entry is not None else Label("", HIDDEN)
+        return Prediction(
+            id=prediction_id,
+            model=label.model,
+            version=label.version,
+            input={},
+            status="succeeded",
+            created_at=parts.created_at,
+            started_at=parts.created_at,
+            completed_at=parts.created_at,
+            is_data_removed=True,
+            deployment=label.deployment,
+        )
+
+    async def view(self, entry: Running, *, in_list: bool = False) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
         stream_url = self._streams.url(entry)
@@ -296,11 +339,13 @@ class Predictor:
             if progress is None or progress.status == "starting":
                 return base
             started_at = max(progress.at, entry.created_at)
-            return replace(base, status="processing", started_at=started_at, output=await self._output_so_far(entry))
+            output = await self._output_so_far(entry, in_list=in_list)
+            return replace(base, status="processing", started_at=started_at, output=output)
         outcome, output, is_removed = landed.outcome, None, False
         if landed.record is not None:
+            base = replace(base, model=landed.record.model)
             try:
-                output = await self._renderer.output(landed.record, landed.left_urls)
+                output = await self._renderer.output(landed.record, landed.left_urls, as_addresses=in_list)
             except OutputGone:
                 is_removed = True
         return replace(
@@ -315,14 +360,14 @@ class Predictor:
             completed_at=max(outcome.completed_at, entry.created_at),
         )
 
-    async def _output_so_far(self, entry: Running) -> JsonValue:
+    async def _output_so_far(self, entry: Running, *, in_list: bool) -> JsonValue:
         """As far as it can be shown; ``None`` while nothing can."""
         partials = entry.flight.partials
         if partials is None:
             return None
         output, files = partials.shown()
         try:
-            return await self._renderer.fill(output, files, entry.scope)
+            return await self._renderer.fill(output, files, entry.scope, as_addresses=in_list)
         except OutputGone:
             return None
 
@@ -354,7 +399,7 @@ def _as_begun(entry: Running) -> Prediction:
     progress = entry.flight.progress
     return Prediction(
         id=entry.id,
-        model=entry.model,
+        model=(progress.model if progress else None) or entry.model,
         version=entry.version,
         input=entry.input,
         status="starting",
@@ -362,6 +407,7 @@ def _as_begun(entry: Running) -> Prediction:
         deadline_at=entry.deadline_at,
         web_url=progress.web_url if progress else None,
         logs=progress.logs if progress else "",
+        deployment=entry.deployment,
     )
 
 

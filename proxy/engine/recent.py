@@ -36,6 +36,7 @@ class Running:
     """A prediction that made or shares a run; it stays here after the run has ended.
 
     Attributes:
+        model: as it was known when the run began; the run itself may tell better.
         plan: how it used the cache.
         is_follower: it joined a run that another request had caused.
         upstream: name of the upstream that runs it.
@@ -79,6 +80,8 @@ class Running:
         self.canceled_at = at
         if not self.own_end.done():
             self.own_end.set_result(None)
+
+    deployment: str | None = None
 
 
 class RecentPredictions:

@@ -58,13 +58,15 @@ class Renderer:
         """
         return ", ".join(f'<{self.address(file, record.scope)}>; rel="item"' for file in record.files)
 
-    async def output(self, record: ResultRecord, left: tuple[tuple[JsonPath, str], ...] = ()) -> JsonValue:
-        """The output document as a client sees it.
+    async def output(
+        self, record: ResultRecord, left: tuple[tuple[JsonPath, str], ...] = (), *, as_addresses: bool = False
+    ) -> JsonValue:
+        """The output document as a client sees it; ``as_addresses`` shows no file as ``data:``.
 
         Raises:
             OutputGone: a file that was to be shown as ``data:`` cannot be read.
         """
-        return await self.fill(record.output, record.files, record.scope, left)
+        return await self.fill(record.output, record.files, record.scope, left, as_addresses=as_addresses)
 
     async def fill(
         self,
@@ -72,24 +74,28 @@ class Renderer:
         files: Sequence[OutputFile],
         scope: Scope,
         left: Sequence[tuple[JsonPath, str]] = (),
+        *,
+        as_addresses: bool = False,
     ) -> JsonValue:
         """``output`` with ``files`` at their places, as a client of ``scope`` sees them.
 
         Raises:
             OutputGone: see ``output``.
         """
-        values: list[tuple[JsonPath, JsonValue]] = list(left)
+        values: list[tuple[JsonPath, JsonValue]] = [
+            (path, url) for path, url in left if not (as_addresses and url.startswith("data:"))
+        ]
         for file in files:
-            values.append((file.path, await self.shown(file, scope)))
+            values.append((file.path, await self.shown(file, scope, as_address=as_addresses)))
         return substitute(output, values)
 
-    async def shown(self, file: OutputFile, scope: Scope) -> str:
-        """What stands for a file in an answer: its address, or all of it.
+    async def shown(self, file: OutputFile, scope: Scope, *, as_address: bool = False) -> str:
+        """What stands for a file in an answer: its address, or all of it unless ``as_address``.
 
         Raises:
             OutputGone: it was to be shown as ``data:`` and cannot be read.
         """
-        if file.blob.size_bytes <= self._data_max_bytes:
+        if file.blob.size_bytes <= self._data_max_bytes and not as_address:
             return encode_data_url(file.content_type, await self._read(file))
         return self.address(file, scope)
 

@@ -121,6 +121,7 @@ class Resumption:
                     upstream=one.upstream,
                     webhook=one.webhook,
                     deadline_at=one.deadline_at,
+                    deployment=run.described.deployment,
                 ),
                 STARTED,
             )

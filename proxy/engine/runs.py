@@ -178,8 +178,9 @@ class Runs:
             landed = self._ended_badly(flight, "failed", f"the proxy failed: {type(error).__name__}")
         flight.land(landed)
         self._ongoing.run_ended(flight.record_id)
+        described = _told(prepared.described, flight.progress)
         self._journal.ended(
-            flight.record_id, create.scope, prepared.described, flight.started_at, landed.outcome, landed.is_stored
+            flight.record_id, create.scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
@@ -260,7 +261,8 @@ class Runs:
             if not is_noted and progress.upstream_id is not None:
                 is_noted = True
                 self._gatekeeper.accept(create.scope)
-                self._journal.started(flight.record_id, create.scope, prepared.described, flight.started_at)
+                described = _told(prepared.described, progress)
+                self._journal.started(flight.record_id, create.scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
             flight.report(progress)
 
@@ -294,7 +296,7 @@ class Runs:
             key=prepared.key or PredictionKey(bytes(32)),
             scope=create.scope,
             upstream=create.upstream.name,
-            model=prepared.described.model,
+            model=outcome.model or prepared.described.model,
             version=prepared.described.version,
             input=prepared.key_input,
             output=substitute(outcome.output, [(file.path, None) for file in ingested.files]),
@@ -307,6 +309,7 @@ class Runs:
             boot_s=outcome.boot_s,
             upstream_id=outcome.upstream_id,
             is_streamable=self._streams.is_streamable(flight),
+            deployment=prepared.described.deployment,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         is_text_kept = may_keep_text(self._keeps_text, prepared.key_input, outcome.output)
@@ -350,6 +353,11 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def _told(described: ModelDescription, progress: Progress | None) -> ModelDescription:
+    """``described`` with the model that the run itself tells."""
+    return replace(described, model=progress.model) if progress is not None and progress.model else described
 
 
 def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstream_id: str, repeats: int) -> OngoingRun:

@@ -9,7 +9,6 @@ Source: Replicate's OpenAPI document, ``/files``.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -18,17 +17,16 @@ from urllib.parse import parse_qs
 import orjson
 import structlog
 
-from proxy.core.errors import FileTooLarge, HotplateError, NotFound, Overloaded, UnsupportedMedia, UpstreamUnavailable
+from proxy.core.errors import FileTooLarge, HotplateError, NotFound, Overloaded, UnsupportedMedia
 from proxy.core.files import (
     MAX_UPLOAD_BYTES,
     OwnFile,
     is_same_file,
-    rename_links,
     render_file,
     render_page,
 )
-from proxy.core.inputs import FILES_PREFIX
 from proxy.core.multipart import UploadReader, parse_boundary
+from proxy.core.rewriting import Links
 from proxy.engine.handover import read_file_object
 from proxy.engine.uploads import DEFAULT_TYPE, blob_of
 from proxy.routes.arrivals import Copy, Tap, content_of, discard
@@ -36,6 +34,7 @@ from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
 from proxy.routes.passthrough import FORWARDED_HEADERS, Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.errors import Corrupt, StorageError
 
@@ -221,7 +220,7 @@ class Files:
         tap = Tap(exchange, reader, copy)
         try:
             response = await upstream.relay(_request(exchange, tap.chunks()), credential)
-            content = await _whole(response)
+            content = await read_whole(response, MAX_ANSWER_BYTES)
             if not tap.has_ended:  # answered early: that is a refusal
                 await discard(exchange)
             document = _document(content)
@@ -234,7 +233,7 @@ class Files:
         finally:
             if copy is not None:
                 await copy.aclose()
-        await self._answer(exchange, upstream, response, content, document)
+        await self._answer(exchange, upstream, response, content)
 
     async def _remember(
         self,
@@ -274,15 +273,11 @@ class Files:
         """Pass a request about files on, and the answer back with addresses here; its status."""
         exchange.note.outcome, exchange.note.upstream = "relay", upstream.name
         response = await upstream.relay(_request(exchange, None), credential)
-        content = await _whole(response)
-        await self._answer(exchange, upstream, response, content, _document(content))
+        content = await read_whole(response, MAX_ANSWER_BYTES)
+        await self._answer(exchange, upstream, response, content)
         return response.status
 
-    async def _answer(
-        self, exchange: Exchange, upstream: Upstream, response: RelayResponse, content: bytes, document: object
-    ) -> None:
-        root = (upstream.files_url or "").removesuffix(FILES_PREFIX)
-        ours = f"{self._services.base_url}/v1"
+    async def _answer(self, exchange: Exchange, upstream: Upstream, response: RelayResponse, content: bytes) -> None:
         status = f"Hotplate; fwd=bypass; fwd-status={response.status}; detail=uncached"
         headers = [
             (name.lower().encode("latin-1"), value.encode("latin-1"))
@@ -290,13 +285,12 @@ class Files:
             if name.lower().startswith(_PASSED_HEADERS)
         ]
         headers += [PRIVATE, (b"cache-status", status.encode())]
-        if document is not None:
-            content = orjson.dumps(rename_links(document, root, ours))
         if response.status == 204:
             await exchange.start(204, headers)
             await exchange.write(b"")
             return
-        await exchange.respond(response.status, headers, content)
+        links = Links(self._services.base_url, upstream.api_roots)
+        await exchange.respond(response.status, headers, links.localised(content))
 
 
 def _announced_bytes(exchange: Exchange) -> int:
@@ -320,22 +314,6 @@ def _request(exchange: Exchange, body: AsyncIterator[bytes] | None) -> RelayRequ
 async def _nothing() -> AsyncIterator[bytes]:
     return
     yield b""
-
-
-async def _whole(response: RelayResponse) -> bytes:
-    received = bytearray()
-    try:
-        async for chunk in response.body:
-            received += chunk
-            if len(received) > MAX_ANSWER_BYTES:
-                raise UpstreamUnavailable("The model service's answer about files has no end.")
-    finally:
-        if response.aclose is not None:
-            closing = response.aclose()
-            if inspect.isawaitable(closing):
-                with contextlib.suppress(Exception):
-                    await closing
-    return bytes(received)
 
 
 def _document(content: bytes) -> object:

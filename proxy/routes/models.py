@@ -14,7 +14,7 @@ from proxy.services import Services
 from proxy.upstreams.base import ModelDescription, ModelTarget
 from storage.records import JsonObject
 
-_SINCE = format_time(1_767_225_600)
+SINCE = format_time(1_767_225_600)
 """Cog tells no dates; the clients want one."""
 
 
@@ -31,25 +31,7 @@ class Models:
         if described is None:
             await self._passthrough.handle(exchange)
             return
-        owner, _, name = described.model.partition("/")
-        await exchange.respond_json(
-            200,
-            {
-                "url": f"{self._services.base_url}/v1/models/{described.model}",
-                "owner": owner,
-                "name": name,
-                "description": None,
-                "visibility": "private",
-                "is_official": False,
-                "github_url": None,
-                "paper_url": None,
-                "license_url": None,
-                "run_count": 0,
-                "cover_image_url": None,
-                "default_example": None,
-                "latest_version": _version(described),
-            },
-        )
+        await exchange.respond_json(200, model_document(self._services.base_url, described.model, described))
 
     async def versions(self, exchange: Exchange) -> None:
         """The versions of a model: the one that runs."""
@@ -58,6 +40,13 @@ class Models:
             await self._passthrough.handle(exchange)
             return
         await exchange.respond_json(200, {"next": None, "previous": None, "results": [_version(described)]})
+
+    async def examples(self, exchange: Exchange) -> None:
+        """Examples of a model: Cog keeps none."""
+        if await self._own(exchange) is None:
+            await self._passthrough.handle(exchange)
+            return
+        await exchange.respond_json(200, {"next": None, "previous": None, "results": []})
 
     async def version(self, exchange: Exchange) -> None:
         """One version of a model."""
@@ -97,10 +86,30 @@ class Models:
         return await upstream.describe(ModelTarget(owner, name), None)
 
 
+def model_document(base_url: str, model: str, described: ModelDescription | None) -> JsonObject:
+    """A model as the API shows it; without a version while nobody can describe it."""
+    owner, _, name = model.partition("/")
+    return {
+        "url": f"{base_url}/v1/models/{model}",
+        "owner": owner,
+        "name": name,
+        "description": None,
+        "visibility": "private",
+        "is_official": False,
+        "github_url": None,
+        "paper_url": None,
+        "license_url": None,
+        "run_count": 0,
+        "cover_image_url": None,
+        "default_example": None,
+        "latest_version": _version(described) if described is not None else None,
+    }
+
+
 def _version(described: ModelDescription) -> JsonObject:
     return {
         "id": described.version,
-        "created_at": _SINCE,
+        "created_at": SINCE,
         "cog_version": "unknown",
         "openapi_schema": described.openapi or {},
     }

@@ -1,23 +1,39 @@
 """Everything that Hotplate does not handle itself goes to the first Replicate upstream, any method, uncached.
 
-Hop-by-hop headers, cookies and framing stay behind; the caller's credential goes along.
+Hop-by-hop headers, cookies and framing stay behind; the caller's credential goes along. JSON answers come back with
+their links pointing here, and this proxy's file addresses in JSON requests go on as the upstream's
+(``proxy.core.rewriting``); every other byte passes as it is.
 """
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 
 from proxy.core.errors import NotFound, Unauthenticated
+from proxy.core.rewriting import Links
 from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
 from proxy.services import Services
-from proxy.upstreams.base import RelayRequest, Upstream
+from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
     {"accept", "accept-language", "cache-control", "cancel-after", "content-type", "prefer", "range", "user-agent"}
 )
 """Request headers that an upstream gets; the credential is added from ``Credential``."""
+
+MAX_ANSWER_BYTES = 16 * 1024**2
+"""A JSON answer up to this is held to look for links; a page of a hundred models with their schemas has a few MB. A
+larger one is passed on as it streams."""
+
+MAX_REQUEST_BYTES = 1024**2
+"""Likewise for JSON requests, whose bodies are small: settings of models, deployments and trainings."""
+
+LARGE_BYTES = 256 * 1024
+"""A body above this is searched in a thread: it takes more than a few milliseconds."""
+
+_OF_THE_BYTES = frozenset({b"content-digest", b"content-length", b"content-md5", b"digest", b"etag", b"repr-digest"})
+"""Headers that are true of the upstream's bytes alone."""
 
 
 class Passthrough:
@@ -46,29 +62,82 @@ class Passthrough:
         if ".." in raw_path.split("/") or not raw_path.isascii():
             raise NotFound("The requested resource could not be found.")
         has_body = body is not None or "content-length" in exchange.headers or "transfer-encoding" in exchange.headers
+        links = Links(self._services.base_url, upstream.api_roots)
+        arriving = _known(body) if body is not None else _arriving(exchange)
+        if has_body and _is_json(exchange.headers):
+            arriving = await _translated(arriving, links.returned, MAX_REQUEST_BYTES)
         request = RelayRequest(
             method=exchange.method,
             path=raw_path,
             query=exchange.scope["query_string"].decode("latin-1"),
             headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
-            body=_known(body) if body is not None else _arriving(exchange),
+            body=arriving,
             has_body=has_body,
         )
         response = await upstream.relay(request, credential)
         try:
-            headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
-            headers = [pair for pair in headers if pair[0] != b"cache-control"]
-            status = f"Hotplate; fwd=bypass; fwd-status={response.status}; detail={detail}"
-            await exchange.start(response.status, [*headers, PRIVATE, (b"cache-status", status.encode())])
-            async for chunk in response.body:
-                await exchange.write(chunk, more=True)
-            await exchange.write(b"")
+            await self._answer(exchange, response, links, detail)
         finally:
-            if response.aclose is not None:
-                closing = response.aclose()
-                if inspect.isawaitable(closing):
-                    with contextlib.suppress(Exception):
-                        await closing
+            await close(response)
+
+    async def _answer(self, exchange: Exchange, response: RelayResponse, links: Links, detail: str) -> None:
+        headers: list[tuple[bytes, bytes]] = []
+        for name, value in response.headers:
+            if name.lower() == "location":
+                value = links.local_url(value) or value
+            if name.lower() != "cache-control":
+                headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
+        status = f"Hotplate; fwd=bypass; fwd-status={response.status}; detail={detail}"
+        headers += [PRIVATE, (b"cache-status", status.encode())]
+        chunks, given = response.body, {name.lower(): value for name, value in response.headers}
+        if exchange.method != "HEAD" and response.status != 206 and _is_json(given):
+            head, is_whole = await _gather(chunks, MAX_ANSWER_BYTES)
+            if is_whole:
+                body = await _changed(head, links.localised)
+                if body is not head:
+                    headers = [pair for pair in headers if pair[0] not in _OF_THE_BYTES]
+                    headers.append((b"content-length", b"%d" % len(body)))
+                await exchange.start(response.status, headers)
+                await exchange.write(body)
+                return
+            chunks = _joined(head, chunks)
+        await exchange.start(response.status, headers)
+        async for chunk in chunks:
+            await exchange.write(chunk, more=True)
+        await exchange.write(b"")
+
+
+def _is_json(headers: dict[str, str]) -> bool:
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_plain = headers.get("content-encoding", "identity").strip().lower() in ("", "identity")
+    return is_plain and (media_type == "application/json" or media_type.endswith("+json"))
+
+
+async def _gather(chunks: AsyncIterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
+    """What has come of a body, and whether that is all of it; stops reading beyond ``max_bytes``."""
+    head = bytearray()
+    async for chunk in chunks:
+        head += chunk
+        if len(head) > max_bytes:
+            return bytes(head), False
+    return bytes(head), True
+
+
+async def _translated(
+    chunks: AsyncIterator[bytes], translate: Callable[[bytes], bytes], max_bytes: int
+) -> AsyncIterator[bytes]:
+    head, is_whole = await _gather(chunks, max_bytes)
+    return _known(await _changed(head, translate)) if is_whole else _joined(head, chunks)
+
+
+async def _changed(body: bytes, translate: Callable[[bytes], bytes]) -> bytes:
+    return translate(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(translate, body)
+
+
+async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield head
+    async for chunk in rest:
+        yield chunk
 
 
 async def _known(body: bytes) -> AsyncIterator[bytes]:

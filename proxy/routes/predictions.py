@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Literal
 
 from proxy.core.errors import InputInvalid, InvalidField, NotFound, Overloaded
 from proxy.core.policy import Bypass
@@ -33,33 +34,36 @@ _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
 
 
 class Predictions:
-    """Handlers of ``/predictions`` and ``/models/{owner}/{name}/predictions``."""
+    """Handlers of ``/predictions``, and of creates below ``/models/{owner}/{name}`` and ``/deployments/...``."""
 
     def __init__(self, services: Services, passthrough: Passthrough) -> None:
         self._services = services
         self._passthrough = passthrough
         self._waiting = 0
 
-    def create(self, *, in_path: bool) -> Handler:
-        """The handler that creates; ``in_path`` when the path names the model."""
+    def create(self, *, in_path: Literal["model", "deployment"] | None = None) -> Handler:
+        """The handler that creates; ``in_path`` is what the path names."""
 
         async def handle(exchange: Exchange) -> None:
-            model = None
-            if in_path:
-                model = (exchange.params["owner"], exchange.params["name"])
-                if not all(is_slug(part) for part in model):
+            named = None
+            if in_path is not None:
+                named = (exchange.params["owner"], exchange.params["name"])
+                if not all(is_slug(part) for part in named):
                     raise NotFound("The requested resource could not be found.")
-            await self._create(exchange, model)
+            await self._create(exchange, named, is_deployment=in_path == "deployment")
 
         return handle
 
-    async def _create(self, exchange: Exchange, path_model: tuple[str, str] | None) -> None:
+    async def _create(self, exchange: Exchange, named: tuple[str, str] | None, *, is_deployment: bool) -> None:
         began = time.perf_counter()
         services = self._services
         credential = exchange.credential()
         body = await exchange.body(services.settings.limits.max_body_bytes)
-        parsed = parse_create(body, path_model)
-        upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
+        parsed = parse_create(body, named)
+        if named is not None and is_deployment:
+            upstream, target = services.catalog.deployment(*named)
+        else:
+            upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
         scope = services.gatekeeper.scope_of(upstream, credential)
         exchange.note.upstream = upstream.name
         if self._must_relay(parsed, upstream):

@@ -22,6 +22,7 @@ class WithoutAccounts:
     """Part of an ``Upstream`` in front of Cog."""
 
     has_accounts = False
+    api_roots: tuple[str, ...] = ()
     files_url: str | None = None
     outlives_us = False
 

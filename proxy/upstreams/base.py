@@ -18,6 +18,13 @@ from storage.records import JsonObject, JsonValue
 
 UpstreamKind = Literal["replicate", "cog", "local"]
 
+DEPLOYMENTS = "deployments/"
+"""What stands before a deployment's ``owner/name`` where a model's name is asked for. With three parts it is no model's
+name, so the two are namespaces of their own: the version behind a deployment changes silently."""
+
+HIDDEN = "hidden"
+"""Replicate's word for the version of a model that does not tell it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -52,11 +59,12 @@ class ModelDescription:
     """What an upstream says of the model that a job would run on.
 
     Attributes:
-        model: ``"owner/name"`` as predictions will show it.
+        model: ``"owner/name"`` as predictions will show it, unless the run itself tells another.
         version: the version that will run: 64 hex digits, or ``"hidden"`` where the upstream does not tell.
         is_pinned: ``version`` names one fixed build, so a result never grows old.
         schema: the input schema of exactly that version, or ``None`` when it is not known.
         openapi: the whole OpenAPI document behind ``schema``, for the model and version look-ups.
+        deployment: ``"owner/name"`` of the deployment that was asked.
     """
 
     model: str
@@ -64,6 +72,7 @@ class ModelDescription:
     is_pinned: bool
     schema: InputSchema | None
     openapi: JsonObject | None = None
+    deployment: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +112,7 @@ class Progress:
         output: the output so far, ``None`` while there is none; files under the upstream's own URLs.
         has_all_files: the output is whole although the run has not ended: the upstream answered a waiting create so.
         stream_url: where the upstream streams the run, if it does.
+        model: ``"owner/name"`` as the upstream says it of this very run: what stands behind a deployment may change.
     """
 
     status: Literal["starting", "processing"]
@@ -114,6 +124,7 @@ class Progress:
     output: JsonValue = None
     has_all_files: bool = False
     stream_url: str | None = None
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +142,7 @@ class Outcome:
         download_s: seconds of simulated weight download, never part of ``boot_s``.
         upstream_id: the upstream's own prediction id, if it has one.
         attempts: how many times the model was asked (2 = retried once elsewhere).
+        model: see ``Progress``.
     """
 
     status: Literal["succeeded", "failed", "canceled", "aborted"]
@@ -145,6 +157,7 @@ class Outcome:
     upstream_id: str | None = None
     web_url: str | None = None
     attempts: int = 1
+    model: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +238,14 @@ class Upstream(Protocol):
 
     @property
     def output_access(self) -> OutputAccess: ...
+
+    @property
+    def api_roots(self) -> tuple[str, ...]:
+        """Addresses under which its API names itself in links, its own root first, no slash at the end.
+
+        ``()`` where there is no API to pass requests on to.
+        """
+        ...
 
     @property
     def files_url(self) -> str | None:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from proxy.core.errors import HotplateError, NotFound, UpstreamTimeout, UpstreamUnavailable
-from proxy.upstreams.base import ModelTarget, Upstream
+from proxy.upstreams.base import DEPLOYMENTS, ModelTarget, Upstream
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An upstream with the globs over ``owner/name`` that it serves."""
+    """An upstream with the globs that it serves: over ``owner/name``, or ``deployments/owner/name`` for deployments."""
 
     upstream: Upstream
     models: tuple[str, ...]
@@ -71,6 +71,38 @@ class Catalog:
         except NotFound:
             raise (unknown or NotFound("The requested resource could not be found.")) from None
 
+    def deployment(self, owner: str, name: str) -> tuple[Upstream, ModelTarget]:
+        """The upstream and the target of a create request for a deployment.
+
+        Globs over models say nothing of deployments, so an upstream must name it with a glob that begins with
+        ``deployments/``; every other one is the first Replicate API's.
+
+        Raises:
+            NotFound: nobody serves it.
+        """
+        target = ModelTarget(owner, name, is_deployment=True)
+        for entry in self._entries:
+            for glob in entry.models:
+                if glob.startswith(DEPLOYMENTS) and fnmatchcase(f"{DEPLOYMENTS}{target.model}", glob):
+                    return entry.upstream, target
+        return self.relay(), target
+
+    def named(self, *, deployments: bool = False) -> list[tuple[Upstream, ModelTarget]]:
+        """The models (or deployments) that upstreams without accounts serve and that a glob names outright."""
+        found: dict[str, tuple[Upstream, ModelTarget]] = {}
+        for entry in self._entries:
+            for glob in entry.models:
+                name = glob.removeprefix(DEPLOYMENTS) if deployments else glob
+                is_meant = glob.startswith(DEPLOYMENTS) if deployments else True
+                if entry.upstream.has_accounts or not is_meant or not _is_literal(name):
+                    continue
+                owner, _, short = name.partition("/")
+                target = ModelTarget(owner, short, is_deployment=deployments)
+                serving = self.deployment(owner, short)[0] if deployments else self.serving(name)
+                if serving is entry.upstream:
+                    found.setdefault(name, (entry.upstream, target))
+        return list(found.values())
+
     def relay(self) -> Upstream:
         """The upstream to which everything goes that Hotplate does not handle.
 
@@ -84,4 +116,4 @@ class Catalog:
 
 
 def _is_literal(glob: str) -> bool:
-    return not any(mark in glob for mark in "*?[")
+    return not any(mark in glob for mark in "*?[") and glob.count("/") == 1

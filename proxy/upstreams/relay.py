@@ -6,6 +6,8 @@ to our own place in between.
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import re
 from collections.abc import AsyncIterator
 from urllib.parse import unquote
@@ -112,6 +114,31 @@ class _Body:
         except HotplateError as error:
             self.failure = error
             raise
+
+
+async def read_whole(response: RelayResponse, max_bytes: int) -> bytes:
+    """The whole body of an answer that is small, and the answer closed.
+
+    Raises:
+        UpstreamUnavailable: it has more than ``max_bytes``, or was cut short.
+    """
+    received = bytearray()
+    try:
+        async for chunk in response.body:
+            received += chunk
+            if len(received) > max_bytes:
+                raise UpstreamUnavailable("The model service's answer has no end.")
+    finally:
+        await close(response)
+    return bytes(received)
+
+
+async def close(response: RelayResponse) -> None:
+    """Give up what is left of an answer. Never raises."""
+    with contextlib.suppress(Exception):
+        closing = response.aclose() if response.aclose is not None else None
+        if inspect.isawaitable(closing):
+            await closing
 
 
 def translate(error: httpx.TransportError) -> UpstreamTimeout | UpstreamUnavailable:

@@ -23,6 +23,8 @@ from proxy.core.outputs import OutputAccess
 from proxy.core.schemas import InputSchema
 from proxy.upstreams.addresses import EgressRefused, Location, parse_location, parse_origin
 from proxy.upstreams.base import (
+    DEPLOYMENTS,
+    HIDDEN,
     Credential,
     Job,
     ModelDescription,
@@ -48,8 +50,6 @@ from proxy.upstreams.replicate_client import (
     authorize,
 )
 from proxy.upstreams.replicate_documents import (
-    DEPLOYMENTS,
-    HIDDEN,
     check_names,
     is_terminal,
     outcome_of,
@@ -150,6 +150,11 @@ class ReplicateUpstream:
     def output_access(self) -> OutputAccess:
         return self._access
 
+    @property
+    def api_roots(self) -> tuple[str, ...]:
+        """Its root, and the one that Replicate's own answers name, whichever way they came."""
+        return tuple(dict.fromkeys((self._root, f"https://{API_HOST}/v1")))
+
     async def describe(self, target: ModelTarget, credential: Credential | None) -> ModelDescription:
         """What would run, without asking the API.
 
@@ -161,7 +166,8 @@ class ReplicateUpstream:
         """
         check_names(target)
         if target.is_deployment:
-            return ModelDescription(f"{DEPLOYMENTS}{target.model}", HIDDEN, is_pinned=False, schema=None)
+            name = f"{DEPLOYMENTS}{target.model}"
+            return ModelDescription(name, HIDDEN, is_pinned=False, schema=None, deployment=target.model)
         if target.version is None:
             return ModelDescription(target.model, HIDDEN, is_pinned=False, schema=None)
         known = await self._versions.recall(target.version)

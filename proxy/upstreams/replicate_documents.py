@@ -21,13 +21,6 @@ from proxy.core.requests import DEFAULT_WAIT_S, is_slug
 from proxy.upstreams.base import Job, ModelTarget, Outcome, Progress
 from storage.records import JsonObject
 
-DEPLOYMENTS = "deployments/"
-"""What stands before a deployment's ``owner/name`` where a model's name is asked for. With three parts it is no model's
-name, so the two are namespaces of their own: the version behind a deployment changes silently."""
-
-HIDDEN = "hidden"
-"""Replicate's word for the version of a model that does not tell it."""
-
 WARM_START_S = 3.0
 """A run that started within this time found a warm model: an order of magnitude between the queue of a warm model
 (under a second in recorded answers) and the shortest boots known (tens of seconds). Replicate: starting "longer than a
@@ -37,6 +30,7 @@ MAX_RETRY_AFTER_S = 60.0
 """Longest pause between two polls that the API can ask for."""
 
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MODEL = re.compile(r"[A-Za-z0-9._-]{1,128}/[A-Za-z0-9._-]{1,128}")
 
 
 def check_names(target: ModelTarget) -> None:
@@ -121,6 +115,7 @@ def progress_of(prediction: JsonObject, *, at: float, waited_s: float, has_all_f
         stream_url=_url(prediction, "stream"),
         output=prediction.get("output") if prediction["status"] == "processing" else None,
         has_all_files=has_all_files and status == "processing",
+        model=_model(prediction),
     )
 
 
@@ -149,6 +144,7 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
         boot_s=boot_s(prediction),
         upstream_id=prediction["id"],
         web_url=_url(prediction, "web"),
+        model=_model(prediction),
     )
 
 
@@ -201,6 +197,11 @@ def _numbers(value: object) -> JsonObject:
         for name, number in given
         if isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
     }
+
+
+def _model(prediction: JsonObject) -> str | None:
+    model = prediction.get("model")
+    return model if isinstance(model, str) and _MODEL.fullmatch(model) else None
 
 
 def _url(prediction: JsonObject, name: str) -> str | None:

@@ -97,3 +97,32 @@ def test_stream_gives_file_objects_on_miss_and_hit(
     assert int(size) > 100
     assert json.loads(node(javascript, STREAM, client_env, README_MODEL, given)) == miss
     assert proxy.runs() == runs + 1
+
+
+PAGE = """
+import Replicate from "replicate";
+const replicate = new Replicate({
+  auth: process.env.REPLICATE_API_TOKEN,
+  baseUrl: `${process.env.REPLICATE_BASE_URL}/v1`,
+});
+const model = process.argv[2], input = JSON.parse(process.argv[3]);
+const made = [];
+for (let count = 0; count < 130; count++) {
+  made.unshift((await replicate.predictions.create({ model, input, wait: true })).id);
+}
+const pages = [];
+for await (const page of replicate.paginate(replicate.predictions.list)) {
+  pages.push(page.map((one) => one.id));
+}
+console.log(JSON.stringify({ made, pages }));
+"""
+
+
+def test_list_is_paged_through_newest_first(javascript: Path, client_env: dict[str, str]) -> None:
+    given = json.dumps({"prompt": "listed in JavaScript", **SMALL})
+    told = json.loads(node(javascript, PAGE, client_env, README_MODEL, given))
+    assert len(told["pages"]) > 1
+    assert len(told["pages"][0]) == 100
+    listed = [name for page in told["pages"] for name in page]
+    assert listed[:130] == told["made"]
+    assert len(set(listed)) == len(listed)

@@ -20,6 +20,7 @@ from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
+from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.notices import Notices
@@ -95,6 +96,7 @@ class Engine:
         self.coalescer = Coalescer()
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
+        self.history = History(self.storage.ledger, self.clock)
         self.ongoing = Ongoing(rows, Sealer(self.secrets))
         self.left_behind: list[tuple[str, str]] = []
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
@@ -178,6 +180,7 @@ class Engine:
             mint=mint,
             recent=self.recent,
             journal=self.journal,
+            history=self.history,
             ongoing=self.ongoing,
             streams=self.streams,
             notices=self.notices,
@@ -213,6 +216,7 @@ class Engine:
     async def restarted(self, **options: Any) -> Engine:
         """A new process over the same stores, clock and secret; memory is empty, runs on their way are lost."""
         await self.journal.drain()
+        await self.history.drain()
         results = ResultStore(self.storage.actions, self.storage.blobs, self.storage.counters, memory_bytes=0)
         storage = replace(self.storage, results=results)
         return Engine(storage=storage, clock=self.clock, **{**self._options, **options})
@@ -225,6 +229,7 @@ class Engine:
         cache_control: str | None = None,
         upstream: Upstream | None = None,
         wants_s: float = 0.0,
+        target: ModelTarget | None = None,
         deadline_s: float | None = None,
         webhook: WebhookRequest | None = None,
     ) -> Create:
@@ -233,7 +238,7 @@ class Engine:
         credential = Credential(token) if token is not None else None
         return Create(
             upstream=asked,
-            target=ModelTarget("acme", "pixel"),
+            target=target or ModelTarget("acme", "pixel"),
             given={"prompt": "a red fox"} if given is None else given,
             credential=credential,
             scope=self.gatekeeper.scope_of(asked, credential),

@@ -43,6 +43,7 @@ class ScriptedUpstream:
         description: what ``describe`` says of any model.
         answer: makes the output of a job.
         status: how runs end.
+        told_model: the model that runs say they are of.
         refusal: raised instead of accepting a run.
         breakdown: raised after a run was accepted and passed the gate.
         starts: whether a run that waits at the gate is ``processing``.
@@ -59,11 +60,13 @@ class ScriptedUpstream:
     kind: UpstreamKind = "replicate"
     has_accounts: bool = True
     output_access: OutputAccess = field(default_factory=lambda: OutputAccess(("replicate.delivery",)))
+    api_roots: tuple[str, ...] = ("https://api.replicate.com/v1",)
     description: ModelDescription = field(
         default_factory=lambda: ModelDescription("acme/pixel", VERSION, is_pinned=True, schema=None)
     )
     answer: Callable[[Job], JsonValue] = lambda job: [f"{DELIVERY}/out-0.png"]
     status: str = "succeeded"
+    told_model: str | None = None
     refusal: HotplateError | None = None
     breakdown: Exception | None = None
     door: asyncio.Event | None = None
@@ -106,10 +109,11 @@ class ScriptedUpstream:
             await asyncio.sleep(0)
             if self.refusal is not None:
                 raise self.refusal
-            report(Progress("starting", began_at, upstream_id=f"up-{len(self.jobs)}"))
+            said = {"upstream_id": f"up-{len(self.jobs)}", "model": self.told_model}
+            report(Progress("starting", began_at, **said))  # type: ignore[arg-type]
             if self.gate is not None:
                 if self.starts:
-                    report(Progress("processing", began_at, logs="step 1\n", upstream_id=f"up-{len(self.jobs)}"))
+                    report(Progress("processing", began_at, logs="step 1\n", **said))  # type: ignore[arg-type]
                 await self.gate.wait()
             if self.breakdown is not None:
                 raise self.breakdown
@@ -129,6 +133,7 @@ class ScriptedUpstream:
             started_at=began_at,
             completed_at=self.clock(),
             upstream_id=upstream_id,
+            model=self.told_model,
         )
 
     @property

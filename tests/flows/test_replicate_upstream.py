@@ -146,6 +146,21 @@ def test_hit_after_a_restart_asks_once_whether_the_credential_is_good(tmp_path: 
             assert pair.post(PIXEL, given, token="r8_somebody_else_entirely").status_code == 401
 
 
+def test_deployment_is_cached_in_a_namespace_of_its_own(pair: Pair) -> None:
+    given = {"input": {"prompt": "deployed", "seed": 7}}
+    deployed = "/v1/deployments/acme/pixel-live/predictions"
+    miss, hit = pair.post(deployed, given), pair.post(deployed, given)
+    assert hit.headers["cache-status"] == "Hotplate; hit"
+    for answer in (miss, hit, pair.get(f"/v1/predictions/{miss.json()['id']}")):
+        shown = answer.json()
+        assert (shown["deployment"], shown["model"], shown["version"]) == ("acme/pixel-live", "acme/pixel", "hidden")
+    assert "deployment" not in pair.post(PIXEL, given).json()
+    assert pair.api.counters()["creates"] == 2
+    unknown = pair.post("/v1/deployments/acme/nothing/predictions", given)
+    assert (unknown.status_code, unknown.json()["detail"]) == (404, "The requested resource could not be found.")
+    assert pair.get("/v1/deployments/acme/pixel-live").json()["name"] == "pixel-live"
+
+
 def test_refusals_come_back_verbatim_with_their_retry_after(pair: Pair) -> None:
     bad = pair.post(PIXEL, {"input": {"prompt": "x", "width": 0}})
     assert (bad.status_code, bad.json()["title"]) == (422, "Input validation failed")

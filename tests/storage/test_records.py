@@ -33,13 +33,13 @@ def test_files_survive_encoding() -> None:
     assert decode_record(encode_record(record)).files == (file,)
 
 
-def test_stream_log_survives_encoding_and_older_records_have_none() -> None:
-    record = sample_record(is_streamable=True, stream_log=BlobRef(hash_bytes(b"log"), 3))
+def test_what_came_later_survives_encoding_and_older_records_have_none() -> None:
+    record = sample_record(is_streamable=True, stream_log=BlobRef(hash_bytes(b"log"), 3), deployment="acme/live")
     assert decode_record(encode_record(record)) == record
     document = orjson.loads(encode_record(record))
-    del document["is_streamable"], document["stream_log"]
+    del document["is_streamable"], document["stream_log"], document["deployment"]
     older = decode_record(orjson.dumps(document))
-    assert (older.is_streamable, older.stream_log) == (False, None)
+    assert (older.is_streamable, older.stream_log, older.deployment) == (False, None, None)
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, object(), {1: 2}, "\ud800"])

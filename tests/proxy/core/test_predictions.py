@@ -71,7 +71,7 @@ def rendered(one: Prediction) -> dict[str, Any]:
     output=json_values,
     logs=text,
     numbers=metrics,
-    names=st.tuples(text, text),
+    names=st.tuples(text, text, st.none() | text),
     at=times,
     stream=st.sampled_from([None, "files", "streams"]),
     base=st.sampled_from(["http://127.0.0.1:8484", BASE, 'https://odd.example/a"b\\c']),
@@ -81,12 +81,12 @@ def test_hit_from_a_template_is_the_document_that_rendering_gives(
     output: Any,
     logs: str,
     numbers: Any,
-    names: tuple[str, str],
+    names: tuple[str, str, str | None],
     at: float,
     stream: str | None,
     base: str,
 ) -> None:
-    record = sample_record(model=names[0], version=names[1], logs=logs, metrics=numbers)
+    record = sample_record(model=names[0], version=names[1], deployment=names[2], logs=logs, metrics=numbers)
     streams = StreamBook(Secrets.derive(b"s" * 32))
     template = HitTemplate(record, output, "", base, (f"{base}/v1/{stream}/", streams.seal) if stream else None)
     filled = template.fill(ID, orjson.dumps(given_input), at)
@@ -103,6 +103,7 @@ def test_hit_from_a_template_is_the_document_that_rendering_gives(
             output=output,
             logs=logs,
             metrics=numbers,
+            deployment=names[2],
             stream_url=base + streams.path(ID, makes_files=stream == "files") if stream else None,
         ),
         base,

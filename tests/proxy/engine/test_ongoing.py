@@ -25,7 +25,7 @@ RUN = OngoingRun(
     upstream_id="up1",
     job_id="j" * 26,
     target=ModelTarget("acme", "pixel", None, is_deployment=True),
-    described=ModelDescription("acme/pixel", "hidden", is_pinned=False, schema=None),
+    described=ModelDescription("acme/pixel", "hidden", is_pinned=False, schema=None, deployment="acme/pixel"),
     plan=Cached(may_look_up=False),
     key=PredictionKey(b"k" * 32),
     key_input={"prompt": "a red fox", "seed": 2**63},

@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from proxy.core.errors import InputInvalid, Overloaded, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
+from proxy.core.ids import IdMint
 from proxy.core.policy import UNPINNED_TTL_S, Bypass, Cached
 from proxy.core.predictions import Prediction, render_prediction
 from proxy.core.schemas import parse_schema
@@ -17,7 +18,7 @@ from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import UPSTREAM_WAIT_MAX_S
-from proxy.upstreams.base import Job, ModelDescription, Verdict
+from proxy.upstreams.base import Job, ModelDescription, ModelTarget, UpstreamKind, Verdict
 from storage.digest import RecordId, hash_bytes
 from storage.errors import StorageUnavailable
 from tests.fakes.engine import BASE, OTHER_TOKEN, TOKEN, Engine, png
@@ -99,6 +100,57 @@ async def test_other_input_is_another_run() -> None:
         assert isinstance(hit, Hit)
         digests.append(hit.record.files[0].blob.digest)
     assert digests == [hash_bytes(png("red")), hash_bytes(png("blue"))]
+
+
+LIVE = ModelTarget("acme", "live", is_deployment=True)
+
+
+async def test_deployment_is_told_on_a_miss_a_hit_and_later_with_the_model_that_ran() -> None:
+    engine = Engine()
+    engine.upstream.description = ModelDescription("deployments/acme/live", "hidden", is_pinned=False, schema=None)
+    engine.upstream.told_model, engine.upstream.gate = "acme/pixel", asyncio.Event()
+    running = await engine.create(target=LIVE)
+    assert isinstance(running, Running)
+    seen = [await shown(engine, running)]
+    engine.upstream.gate.set()
+    await running.flight.finished(10)
+    seen.append(await shown(engine, running))
+    engine.upstream.told_model = "acme/changed-since"
+    hit = await engine.create(target=LIVE)
+    assert isinstance(hit, Hit)
+    assert (document(hit)["model"], document(hit)["deployment"]) == ("acme/pixel", "acme/live")
+    engine = await engine.restarted()
+    for prediction_id in (running.id, hit.id):
+        one = await found(engine, prediction_id)
+        assert one is not None
+        seen.append(one)
+    assert {(one.model, one.deployment) for one in seen} == {("acme/pixel", "acme/live")}
+
+
+@pytest.mark.parametrize("kind", ["replicate", "cog"])
+async def test_deployment_and_model_of_one_name_share_nothing(kind: UpstreamKind) -> None:
+    engine = Engine()
+    engine.upstream.kind = kind
+    await engine.run(target=ModelTarget("acme", "live"))
+    assert isinstance(await engine.create(target=LIVE), Running)
+    assert len(engine.upstream.jobs) == 2
+
+
+@pytest.mark.parametrize("status", ["failed", "canceled"])
+async def test_run_of_a_deployment_that_was_not_stored_still_tells_it(status: str) -> None:
+    engine = Engine()
+    engine.upstream.told_model, engine.upstream.status = "acme/pixel", status
+    entry = await engine.run(target=LIVE)
+    one = await found(await engine.restarted(), entry.id)
+    assert one is not None
+    assert (one.status, one.model, one.deployment) == (status, "acme/pixel", "acme/live")
+
+
+async def test_model_of_a_bare_version_is_the_one_that_the_run_tells() -> None:
+    engine = Engine()
+    engine.upstream.description = ModelDescription("", VERSION, is_pinned=True, schema=None)
+    engine.upstream.told_model = "acme/pixel"
+    assert (await shown(engine, await engine.run())).model == "acme/pixel"
 
 
 @pytest.mark.parametrize(
@@ -1126,3 +1178,69 @@ async def test_neither_token_nor_prompt_nor_address_goes_into_the_log() -> None:
     assert len(lines) >= 2
     for word in (TOKEN, "secret prompt", "secret-address"):
         assert word not in repr(lines)
+
+
+# -- what lists are made of ----------------------------------------------------------------------------
+
+
+async def test_leader_stands_for_the_upstreams_run_and_followers_and_hits_stand_beside_it() -> None:
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    leader = await engine.create()
+    engine.clock.advance(1)
+    follower = await engine.create()
+    assert isinstance(leader, Running)
+    assert isinstance(follower, Running)
+    engine.upstream.gate.set()
+    await leader.flight.finished(10)
+    engine.clock.advance(1)
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    scope = engine.request().scope
+    for history in (engine.history, (await engine.restarted()).history):
+        entries = await history.entries(scope)
+        assert [(one.id, one.upstream_id) for one in entries] == [
+            (hit.id, None),
+            (follower.id, None),
+            (leader.id, "up-1"),
+        ]
+    assert await engine.history.entries(engine.request(token=OTHER_TOKEN).scope) == []
+
+
+async def test_request_that_was_refused_is_not_listed() -> None:
+    engine = Engine()
+    engine.upstream.refusal = UpstreamRefused(422, [], b"{}")
+    with pytest.raises(UpstreamRefused):
+        await engine.create()
+    assert await engine.history.entries(engine.request().scope) == []
+
+
+async def test_prediction_of_which_nothing_is_left_is_shown_as_removed() -> None:
+    engine = Engine()
+    entry = await engine.run()
+    engine.clock.advance(2)
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    engine = await engine.restarted()
+    await engine.actions.remove(hit.record.key)
+    for row, _ in await engine.ledger.scan("run:"):
+        await engine.ledger.remove(row)
+    for one_id, created_at in ((entry.id, entry.created_at), (hit.id, hit.created_at)):
+        one = await found(engine, one_id)
+        assert one is not None
+        assert (one.status, one.is_data_removed, one.output, one.input) == ("succeeded", True, None, {})
+        assert (one.model, one.version, one.created_at) == ("acme/pixel", VERSION, created_at)
+        assert await canceled(engine, one_id) == one
+        assert await found(engine, one_id, OTHER_TOKEN) is None
+    for row, _ in await engine.ledger.scan("history:"):
+        await engine.ledger.remove(row)
+    one = await found(await engine.restarted(), hit.id)
+    assert one is not None
+    assert (one.status, one.is_data_removed, one.version) == ("succeeded", True, "hidden")
+
+
+async def test_id_from_the_future_is_nobodys() -> None:
+    engine = Engine()
+    scope = engine.request().scope
+    forged = IdMint(engine.secrets).mint(RecordId(7), scope, engine.clock() + 86_400)
+    assert await found(engine, forged) is None

@@ -117,6 +117,18 @@ async def test_file_that_was_left_keeps_the_upstreams_url() -> None:
     assert (await page.renderer.output(record, left))[1] == "https://replicate.delivery/b.png"
 
 
+async def test_among_many_predictions_every_file_is_an_address_and_none_is_read() -> None:
+    page = Page(HTTP, "data")
+    record = await page.record(RED, BLUE)
+    page.blobs.lose(hash_bytes(RED))
+    left = (((1,), as_data(BLUE)), ((1,), "https://replicate.delivery/left.png"))
+    shown = await page.renderer.output(record, left[:1], as_addresses=True)
+    assert all(one.startswith(HTTP + OUTPUTS_PREFIX) for one in shown)
+    kept = replace(record, files=record.files[:1])
+    assert (await page.renderer.output(kept, left[:1], as_addresses=True))[1] is None
+    assert (await page.renderer.output(kept, left[1:], as_addresses=True))[1] == left[1][1]
+
+
 async def test_file_is_read_from_the_spool_when_the_store_has_it_not() -> None:
     page = Page(HTTP)
     page.spool.put(hash_bytes(RED), RED, "image/png")

@@ -13,7 +13,7 @@ from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
-from proxy.upstreams.base import ModelDescription, Progress
+from proxy.upstreams.base import ModelDescription, ModelTarget, Progress
 from tests.fakes.engine import TOKEN, Engine
 from tests.fakes.upstreams import VERSION, ScriptedUpstream
 
@@ -311,3 +311,35 @@ async def test_cancellation_is_told_even_if_the_proxy_ended_right_after_it() -> 
     again = await killed(engine)
     await again.resumption.resume()
     assert await told(again, 1) == [(entry.id, "canceled")]
+
+
+@pytest.mark.parametrize("was_killed", [True, False])
+async def test_predictions_of_a_run_that_goes_on_are_listed_once_after_a_kill_and_after_a_stop(
+    was_killed: bool,
+) -> None:
+    engine = Engine()
+    leader, follower = await begun(engine, 2)
+    again = await killed(engine)
+    if was_killed:
+        for row, _ in await again.ledger.scan("history:"):
+            await again.ledger.remove(row)
+    await again.resumption.resume()
+    entries = await again.history.entries(engine.request(token=TOKEN).scope)
+    assert {entry.id: entry.upstream_id for entry in entries} == {leader.id: "up-1", follower.id: None}
+    assert len(entries) == 2
+    await again.coalescer.drain(5)
+
+
+async def test_adopted_run_of_a_deployment_still_tells_it() -> None:
+    engine = Engine()
+    engine.upstream.told_model = "acme/pixel"
+    target = ModelTarget("acme", "live", is_deployment=True)
+    (entry,) = await begun(engine, target=target)
+    again = await killed(engine)
+    again.upstream.gate = None
+    await again.resumption.resume()
+    assert (await found(again, entry.id)).deployment == "acme/live"
+    await again.coalescer.drain(5)
+    one = await found(again, entry.id)
+    assert (one.status, one.deployment) == ("succeeded", "acme/live")
+    assert isinstance(await again.create(FOX, target=target), Hit)

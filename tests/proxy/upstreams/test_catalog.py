@@ -185,6 +185,51 @@ async def test_without_an_api_a_version_that_nobody_has_is_not_found() -> None:
         await catalog((ours, ("acme/pixel",))).resolve(None, UNKNOWN)
 
 
+# -- deployments ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("globs", "served_by"),
+    [
+        ([("*",), ("acme/*",)], "api"),
+        ([("deployments/acme/live",), ("*",)], 0),
+        ([("*",), ("x/y", "deployments/acme/*")], 1),
+        ([("deployments/acme/other",), ("deployments/*",)], 1),
+        ([("*/*/*",), ("acme/live",)], "api"),
+    ],
+)
+async def test_deployment_is_the_apis_unless_a_glob_names_it(
+    globs: list[tuple[str, ...]], served_by: int | str
+) -> None:
+    ours = [without_accounts(f"u{number}") for number in range(len(globs))]
+    first, second = replicate("first"), replicate("second")
+    made = catalog(*zip(ours, globs, strict=True), (first, ("x/*",)), (second, ("*",)))
+    upstream, target = made.deployment("acme", "live")
+    assert upstream is (first if isinstance(served_by, str) else ours[served_by])
+    assert target == ModelTarget("acme", "live", is_deployment=True)
+
+
+def test_deployment_that_no_glob_names_is_not_found_without_an_api() -> None:
+    with pytest.raises(NotFound):
+        catalog((without_accounts("ours"), ("*",))).deployment("acme", "live")
+
+
+def test_what_globs_name_outright_is_known_by_name() -> None:
+    ours = without_accounts("ours")
+    globs = ("acme/pixel", "acme/*", "acme/[x]", "deployments/acme/live", "deployments/acme/*", "pixel", "acme/pixel")
+    shadowed = without_accounts("shadowed")
+    made = catalog((ours, globs), (shadowed, ("acme/pixel", "painters/brush")), (replicate(), ("x/y",)))
+    assert made.named() == [(ours, ModelTarget("acme", "pixel")), (shadowed, ModelTarget("painters", "brush"))]
+    assert made.named(deployments=True) == [(ours, ModelTarget("acme", "live", is_deployment=True))]
+
+
+async def test_glob_over_deployments_is_not_taken_for_a_models_name() -> None:
+    ours = without_accounts("ours")
+    made = catalog((ours, ("deployments/acme/live",)), (replicate(), ("*",)))
+    await made.resolve(None, OURS)
+    assert ours.asked == [ModelTarget("", "", OURS)]
+
+
 # -- what is passed on ---------------------------------------------------------------------------------
 
 

@@ -1,0 +1,185 @@
+"""The list of a caller's predictions: those made here among the upstream's own, newest first.
+
+The upstream is the one that gets everything which is not handled here; predictions made through Hotplate at other
+upstreams are there as own entries. Reading the upstream's page is also what proves the credential.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+import orjson
+
+from proxy.core.cursors import Cursor, parse_time_us, write_cursor
+from proxy.core.errors import Overloaded, UpstreamRefused, UpstreamUnavailable
+from proxy.core.listing import Ascent, Boundary, Descent, Listed, Own, Theirs, UpstreamPage
+from proxy.core.predictions import for_list, render_prediction
+from proxy.core.rewriting import Links, elements
+from proxy.engine.credentials import Gatekeeper
+from proxy.engine.history import History
+from proxy.engine.predictor import Predictor
+from proxy.upstreams.base import Credential, RelayRequest, Upstream
+from proxy.upstreams.relay import read_whole
+from storage.digest import Scope
+from storage.records import JsonObject
+
+PAGE_SIZE = 100
+"""As Replicate's own pages."""
+
+MAX_PAGE_BYTES = 64 * 1024**2
+"""A page of the upstream's with inputs as ``data:`` URLs is large; beyond this it is no page."""
+
+LARGE_BYTES = 256 * 1024
+"""A page above this is searched for links in a thread."""
+
+_TOGETHER = 10
+"""Own entries that are rendered before somebody else has a turn."""
+
+_PASSED_HEADERS = ("content-type", "retry-after", "ratelimit-")
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a list, and where: ``places`` are the upstreams at which he is somebody, ``relay`` the one whose own
+    list belongs to it, if he is somebody there."""
+
+    credential: Credential | None
+    places: Sequence[tuple[Upstream, Scope]]
+    relay: Upstream | None
+
+
+class Listing:
+    """Gathers pages."""
+
+    def __init__(self, history: History, predictor: Predictor, gatekeeper: Gatekeeper, base_url: str) -> None:
+        self._history = history
+        self._predictor = predictor
+        self._gatekeeper = gatekeeper
+        self._base_url = base_url
+
+    async def page(self, asker: Asker, cursor: Cursor, size: int = PAGE_SIZE) -> bytes:
+        """One page as JSON bytes.
+
+        Raises:
+            UpstreamRefused, UpstreamUnavailable, UpstreamTimeout: the upstream's list cannot be read.
+            Overloaded: an upstream cannot be asked about the credential now.
+        """
+        # The upstream first: a run that began meanwhile is then known as ours.
+        page = await self._read(asker, cursor.boundary.query)
+        own, ours = await self._own(asker)
+        entries = [entry for entry in own if cursor.filters.covers(entry.created_us)]
+        walk = (Descent if cursor.way == "down" else Ascent)(cursor.boundary, entries, size)
+        walk.feed(_marked(page, ours))
+        while walk.wanted is not None:
+            walk.feed(_marked(await self._read(asker, walk.wanted), ours))
+        items = await self._render(walk.items, own)
+        start, end = cursor.boundary, walk.end
+        above, below = (start, end) if cursor.way == "down" else (end, start)
+        links: JsonObject = {
+            "previous": self._link(cursor, above, "up") if above is not None and not above.is_top else None,
+            "next": self._link(cursor, below, "down") if below is not None else None,
+        }
+        return b'%b,"results":[%b]}' % (orjson.dumps(links)[:-1], b",".join(items))
+
+    def _link(self, cursor: Cursor, boundary: Boundary, way: str) -> str:
+        onward = Cursor(boundary, cursor.filters, "up" if way == "up" else "down")
+        return f"{self._base_url}/v1/predictions?cursor={write_cursor(onward)}"
+
+    async def _own(self, asker: Asker) -> tuple[dict[Own, Scope], frozenset[str]]:
+        """All own entries with their scope, newest first, and the upstream's ids of runs that they stand for."""
+        found: list[tuple[Own, Scope]] = []
+        ours: set[str] = set()
+        for upstream, scope in asker.places:
+            entries = await self._history.entries(scope)
+            # A credential is told to an upstream only where it was used before.
+            if not entries or (upstream is not asker.relay and not await self._is_known(asker, upstream, scope)):
+                continue
+            found += [(Own(entry.created_us, entry.id), scope) for entry in entries]
+            if upstream is asker.relay:
+                ours.update(entry.upstream_id for entry in entries if entry.upstream_id is not None)
+        return dict(sorted(found, reverse=True)), frozenset(ours)
+
+    async def _is_known(self, asker: Asker, upstream: Upstream, scope: Scope) -> bool:
+        try:
+            if await self._gatekeeper.is_accepted(upstream, asker.credential, scope):
+                return True
+        except UpstreamRefused:
+            return False
+        raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
+
+    async def _render(self, items: Sequence[Listed], own: dict[Own, Scope]) -> list[bytes]:
+        rendered: list[bytes] = []
+        for index, item in enumerate(items):
+            if isinstance(item, Theirs):
+                rendered.append(item.body)
+                continue
+            if index % _TOGETHER == _TOGETHER - 1:
+                await asyncio.sleep(0)
+            prediction = await self._predictor.find(item.id, own[item], in_list=True)
+            if prediction is not None:
+                rendered.append(render_prediction(for_list(prediction), self._base_url))
+        return rendered
+
+    # -- the upstream's list -----------------------------------------------------------------------------
+
+    async def _read(self, asker: Asker, query: str) -> UpstreamPage:
+        upstream = asker.relay
+        if upstream is None:
+            return UpstreamPage(query)
+        request = RelayRequest("GET", "/predictions", query, [("accept", "application/json")], _nothing(), False)
+        response = await upstream.relay(request, asker.credential)
+        body = await read_whole(response, MAX_PAGE_BYTES)
+        scope = dict((place.name, scope) for place, scope in asker.places)[upstream.name]
+        if response.status != 200:
+            if response.status in (401, 403):
+                self._gatekeeper.refuse(scope)
+            headers = [pair for pair in response.headers if pair[0].lower().startswith(_PASSED_HEADERS)]
+            raise UpstreamRefused(response.status, headers, body)
+        self._gatekeeper.accept(scope)
+        links = Links(self._base_url, upstream.api_roots)
+        try:
+            if len(body) > LARGE_BYTES:
+                return await asyncio.to_thread(_parse, query, links, body)
+            return _parse(query, links, body)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UpstreamUnavailable("The model service's list of predictions cannot be read.") from error
+
+
+def _marked(page: UpstreamPage, ours: frozenset[str]) -> UpstreamPage:
+    """``page`` with what own entries stand for marked as ours."""
+    return replace(page, items=tuple(item._replace(is_ours=item.id in ours) for item in page.items))
+
+
+def _parse(query: str, links: Links, body: bytes) -> UpstreamPage:
+    """A page from the upstream's answer, its links pointing here.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is none.
+    """
+    document = orjson.loads(body)
+    bodies = elements(links.localised(body), "results")
+    items: list[Theirs] = []
+    created_us = 0
+    for result, own_bytes in zip(document["results"], bodies, strict=True):
+        # Without a time of its own it stays where it stands.
+        created_us = parse_time_us(result.get("created_at")) or created_us
+        items.append(Theirs(created_us, str(result["id"]), body=own_bytes))
+    onward, back = (_query_of(document.get(name)) for name in ("next", "previous"))
+    return UpstreamPage(query, tuple(items), None if onward == query else onward, None if back == query else back)
+
+
+def _query_of(link: object) -> str | None:
+    """The query of a link to a page of the same list, absolute or relative; its host does not matter."""
+    if not isinstance(link, str):
+        return None
+    parts = urlsplit(link)
+    is_ours = parts.path == "" or parts.path.rstrip("/").endswith("/predictions")
+    return parts.query if is_ours else None
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
