@@ -164,18 +164,17 @@ class Runs:
                 return
             else:
                 flight.refuse(Overloaded("the proxy is stopping", retry_after_s=1.0))
+                flight.set_aside()
                 return
-        except HotplateError as error:
+        except Exception as error:
+            if not isinstance(error, HotplateError):
+                _log.exception("run_broke")
+                error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
             if not flight.was_accepted:
                 flight.refuse(error)
-                return
+                if not flight.was_answered_early:
+                    return
             landed = self._ended_badly(flight, "failed", error.detail)
-        except Exception as error:
-            _log.exception("run_broke")
-            if not flight.was_accepted:
-                flight.refuse(HotplateError("the proxy failed while it asked the model service"))
-                return
-            landed = self._ended_badly(flight, "failed", f"the proxy failed: {type(error).__name__}")
         flight.land(landed)
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
@@ -221,6 +220,7 @@ class Runs:
             prepared = replace(prepared, plan=Bypass("unread-file"))
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, material.input, new_execution_id())
+        flight.is_sent = True
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
