@@ -84,6 +84,7 @@ def test_run_in_flight_upstream_is_adopted_by_the_next_proxy(tmp_path: Path, end
         assert api.counters()["cancels"] == 0
 
 
+@pytest.mark.slow
 def test_cog_run_that_died_with_the_proxy_is_run_once_more_and_counted(tmp_path: Path) -> None:
     settings = local_config(**FAULTS) + SHORT_DRAIN
     proxy = start_proxy(tmp_path / "data", settings)
@@ -95,6 +96,7 @@ def test_cog_run_that_died_with_the_proxy_is_run_once_more_and_counted(tmp_path:
         assert (again.runs(), left_behind(again)) == (1, {"adopted": 0, "repeated": 1, "lost": 0})
 
 
+@pytest.mark.slow
 def test_cog_run_that_is_lost_a_second_time_has_failed(tmp_path: Path) -> None:
     settings = local_config(**FAULTS) + SHORT_DRAIN
     proxy = start_proxy(tmp_path / "data", settings)
@@ -112,6 +114,7 @@ def test_cog_run_that_is_lost_a_second_time_has_failed(tmp_path: Path) -> None:
         proxy.stop()
 
 
+@pytest.mark.slow
 def test_deadline_cancels_one_prediction_and_the_run_nobody_else_wants(tmp_path: Path) -> None:
     with fake_model() as api, running_proxy(tmp_path / "data", config(api)) as proxy:
         api.hold()

@@ -118,6 +118,7 @@ def test_miss_follower_and_hit_are_told_under_their_own_ids_and_signed(tmp_path:
             assert not is_signed(headers, body + b" ", alice)
 
 
+@pytest.mark.slow
 def test_end_that_was_not_taken_before_a_kill_is_told_once_after_it(tmp_path: Path, receiver: Receiver) -> None:
     with fake_model() as api:
         receiver.status = 500
