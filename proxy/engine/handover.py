@@ -7,7 +7,6 @@ before and the upstream still has them, that file is named again.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import secrets as entropy
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -23,7 +22,9 @@ from proxy.core.inputs import FILES_PREFIX
 from proxy.core.multipart import frame_upload
 from proxy.core.outputs import encode_data_url, file_name
 from proxy.engine.uploads import Uploads, UpstreamFile
-from proxy.upstreams.base import Credential, ModelTarget, RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.base import Credential, ModelTarget, RelayRequest, Upstream
+from proxy.upstreams.bodies import nothing
+from proxy.upstreams.relay import read_whole
 from storage.digest import Digest, Scope
 from storage.ports import ContentStore
 from storage.records import BlobRef, JsonObject
@@ -93,9 +94,10 @@ class Handover:
         return file.url
 
     async def _is_there(self, caller: Caller, file: UpstreamFile) -> bool:
-        request = RelayRequest("GET", FILES_PREFIX + file.id, "", (), _nothing(), has_body=False)
-        status, _, _ = await _whole(await caller.upstream.relay(request, caller.credential))
-        return status == 200
+        request = RelayRequest("GET", FILES_PREFIX + file.id, "", (), nothing(), has_body=False)
+        response = await caller.upstream.relay(request, caller.credential)
+        await read_whole(response, MAX_ANSWER_BYTES)
+        return response.status == 200
 
     async def _upload(self, caller: Caller, held: HeldFile, now: float) -> UpstreamFile:
         boundary = entropy.token_hex(16)
@@ -109,10 +111,11 @@ class Handover:
             has_body=True,
             body_bytes=len(head) + held.size_bytes + len(tail),
         )
-        status, headers, content = await _whole(await caller.upstream.relay(request, caller.credential))
-        if status >= 400:
-            passed = [(name, value) for name, value in headers if name.lower() in _REFUSAL_HEADERS]
-            raise UpstreamRefused(status, passed, content)
+        response = await caller.upstream.relay(request, caller.credential)
+        content = await read_whole(response, MAX_ANSWER_BYTES)
+        if response.status >= 400:
+            passed = [(name, value) for name, value in response.headers if name.lower() in _REFUSAL_HEADERS]
+            raise UpstreamRefused(response.status, passed, content)
         file = read_file_object(content, held.digest, held.size_bytes, now)
         if file is None:
             raise UpstreamUnavailable("The model service answered an upload with no file.")
@@ -150,30 +153,5 @@ def _expiry(document: JsonObject, now: float) -> float:
     return now + LIFE_S
 
 
-async def _whole(response: RelayResponse) -> tuple[int, list[tuple[str, str]], bytes]:
-    """Status, headers and the whole body of a small answer.
-
-    Raises:
-        UpstreamUnavailable: it is not small, or was cut short.
-    """
-    received = bytearray()
-    try:
-        async for chunk in response.body:
-            received += chunk
-            if len(received) > MAX_ANSWER_BYTES:
-                raise UpstreamUnavailable("The model service answers an upload without end.")
-    finally:
-        if response.aclose is not None:
-            closing = response.aclose()
-            if inspect.isawaitable(closing):
-                await closing
-    return response.status, list(response.headers), bytes(received)
-
-
 def _ref(held: HeldFile) -> BlobRef:
     return BlobRef(held.digest, held.size_bytes)
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""

@@ -13,7 +13,6 @@ listener costs nothing but its place in them.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -41,6 +40,7 @@ from proxy.core.telling import (
 from proxy.engine.coalescer import Flight
 from proxy.engine.ingestor import Ingestor
 from proxy.upstreams.base import Credential, RelayResponse, Upstream
+from proxy.upstreams.relay import close
 from storage.digest import Digest, hash_bytes
 from storage.records import JsonValue, OutputFile, ResultRecord
 
@@ -279,10 +279,7 @@ class Hub:
             async with aclosing(_events(response)) as events:
                 yield events
         finally:
-            closing = response.aclose() if response.aclose is not None else None
-            if inspect.isawaitable(closing):
-                with suppress(Exception):
-                    await closing
+            await close(response)
 
     async def _relay_event(self, event: Event) -> None:
         # A name that clients do not know makes one of them raise.

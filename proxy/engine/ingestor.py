@@ -7,7 +7,7 @@ what cannot be fetched keeps the upstream's own URL, and then the result as a wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
@@ -24,6 +24,7 @@ from proxy.core.outputs import (
     sniff_type,
 )
 from proxy.engine.spool import Spool
+from proxy.upstreams.bodies import joined, read_head
 from proxy.upstreams.egress import Egress, EgressFailed, EgressRefused
 from storage.digest import hash_bytes
 from storage.errors import BlobRejected, StorageError
@@ -144,11 +145,9 @@ class Ingestor:
 
     async def _into_store(self, index: int, file: FileReference, access: OutputAccess) -> OutputFile:
         async with aclosing(self._chunks(file, access, self._max_bytes)) as chunks:
-            source = _Source(chunks)
-            content_type = sniff_type(await source.head())
-            ref = await self._blobs.put(
-                source.chunks(), content_type=content_type, max_bytes=self._max_bytes, expected_bytes=None
-            )
+            head, _ = await read_head(chunks, SNIFF_BYTES)
+            content_type = sniff_type(head[:SNIFF_BYTES])
+            ref = await self._blobs.put(joined(head, chunks), content_type=content_type, max_bytes=self._max_bytes)
         return OutputFile(file.path, ref, content_type, file_name(index, file.url, content_type))
 
     async def _into_spool(self, index: int, file: FileReference, access: OutputAccess) -> OutputFile | None:
@@ -183,29 +182,3 @@ class Ingestor:
                 raise BlobRejected("the file does not end as its format ends")
             if is_whole is None and not response.is_length_known:
                 raise BlobRejected("nobody announced the body's length, and its format has no end to look at")
-
-
-class _Source:
-    """A stream of chunks whose head can be looked at first."""
-
-    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
-        self._chunks = chunks
-        self._held: list[bytes] = []
-
-    async def head(self) -> bytes:
-        """The first ``SNIFF_BYTES``, or all if there are fewer."""
-        size = 0
-        async for chunk in self._chunks:
-            self._held.append(chunk)
-            size += len(chunk)
-            if size >= SNIFF_BYTES:
-                break
-        return b"".join(self._held)[:SNIFF_BYTES]
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Everything, from the start."""
-        for chunk in self._held:
-            yield chunk
-        self._held.clear()
-        async for chunk in self._chunks:
-            yield chunk

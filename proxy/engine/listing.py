@@ -7,7 +7,7 @@ upstreams are there as own entries. Reading the upstream's page is also what pro
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -22,6 +22,7 @@ from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History
 from proxy.engine.predictor import Predictor
 from proxy.upstreams.base import Credential, RelayRequest, Upstream
+from proxy.upstreams.bodies import nothing
 from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.records import JsonObject
@@ -129,7 +130,7 @@ class Listing:
         upstream = asker.relay
         if upstream is None:
             return UpstreamPage(query)
-        request = RelayRequest("GET", "/predictions", query, [("accept", "application/json")], _nothing(), False)
+        request = RelayRequest("GET", "/predictions", query, [("accept", "application/json")], nothing(), False)
         response = await upstream.relay(request, asker.credential)
         body = await read_whole(response, MAX_PAGE_BYTES)
         scope = dict((place.name, scope) for place, scope in asker.places)[upstream.name]
@@ -178,8 +179,3 @@ def _query_of(link: object) -> str | None:
     parts = urlsplit(link)
     is_ours = parts.path == "" or parts.path.rstrip("/").endswith("/predictions")
     return parts.query if is_ours else None
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""

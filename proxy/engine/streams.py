@@ -29,6 +29,7 @@ from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
+from proxy.upstreams.bodies import only
 from storage.digest import Scope
 from storage.errors import Corrupt, StorageError
 from storage.ports import ContentStore
@@ -135,7 +136,7 @@ class Streams:
             return None
         data = encode_log(log, record)
         try:
-            return await self._blobs.put(_once(data), content_type="application/json", max_bytes=len(data))
+            return await self._blobs.put(only(data), content_type="application/json", max_bytes=len(data))
         except StorageError as error:
             _log.warning("stream_log_not_stored", reason=type(error).__name__)
             return None
@@ -349,7 +350,3 @@ async def _happens(event: asyncio.Event, timeout_s: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-async def _once(data: bytes) -> AsyncIterator[bytes]:
-    yield data

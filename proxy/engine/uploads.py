@@ -18,6 +18,7 @@ from proxy.core.errors import FileTooLarge, InputInvalid, InvalidField
 from proxy.core.files import LIFE_S, MAX_UPLOAD_BYTES, OwnFile
 from proxy.core.multipart import UploadReader
 from proxy.core.outputs import SNIFF_BYTES, sniff_type
+from proxy.upstreams.bodies import joined, read_head
 from storage.digest import Digest, Scope, parse_digest
 from storage.errors import BlobRejected, StorageError
 from storage.ports import ContentStore, KeyValue
@@ -109,7 +110,7 @@ class Uploads:
             InputInvalid: the body is no upload.
             StorageError: it cannot be stored.
         """
-        head = await _head(chunks)
+        head, _ = await read_head(chunks, SNIFF_BYTES)
         if not reader.has_content or reader.is_broken:
             raise _refusal("required", "content", "content is required, once")
         ref = await self._store(head, chunks)
@@ -138,12 +139,13 @@ class Uploads:
             FileTooLarge: nothing is kept.
             StorageError: they cannot be stored.
         """
-        return await self._store(await _head(chunks), chunks)
+        head, _ = await read_head(chunks, SNIFF_BYTES)
+        return await self._store(head, chunks)
 
     async def _store(self, head: bytes, rest: AsyncIterator[bytes]) -> BlobRef:
         try:
             return await self._blobs.put(
-                _joined(head, rest), content_type=sniff_type(head[:SNIFF_BYTES]), max_bytes=MAX_UPLOAD_BYTES
+                joined(head, rest), content_type=sniff_type(head[:SNIFF_BYTES]), max_bytes=MAX_UPLOAD_BYTES
             )
         except BlobRejected as error:
             raise FileTooLarge from error
@@ -198,23 +200,6 @@ class Uploads:
 def blob_of(file: OwnFile) -> BlobRef:
     """The bytes of a file that is kept here."""
     return BlobRef(file.digest, file.size_bytes)
-
-
-async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    if head:
-        yield head
-    async for chunk in rest:
-        yield chunk
-
-
-async def _head(chunks: AsyncIterator[bytes]) -> bytes:
-    """The first ``SNIFF_BYTES`` or more, or all if there are fewer."""
-    head = bytearray()
-    async for chunk in chunks:
-        head += chunk
-        if len(head) >= SNIFF_BYTES:
-            break
-    return bytes(head)
 
 
 def _name(name: str) -> str:

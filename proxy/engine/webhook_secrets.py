@@ -14,10 +14,8 @@ of one caller must not sign what another one asked for.
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -30,6 +28,8 @@ from proxy.core.secrets import Secrets
 from proxy.core.webhooks import derive_secret, signing_key
 from proxy.engine.credentials import Gatekeeper
 from proxy.upstreams.base import Credential, RelayRequest, Upstream
+from proxy.upstreams.bodies import nothing
+from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.errors import StorageError
 from storage.ports import KeyValue
@@ -278,21 +278,11 @@ def _read_key(status: int, body: bytes) -> str | None:
 
 async def _ask(upstream: Upstream, credential: Credential) -> tuple[int, str, bytes]:
     """Status, content type and body of the upstream's answer; status 0 when there is none that can be used."""
-    request = RelayRequest("GET", SECRET_PATH, "", [("accept", "application/json")], _nothing(), has_body=False)
+    request = RelayRequest("GET", SECRET_PATH, "", [("accept", "application/json")], nothing(), has_body=False)
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
             response = await upstream.relay(request, credential)
-            try:
-                body = bytearray()
-                async for chunk in response.body:
-                    body += chunk
-                    if len(body) > MAX_ANSWER_BYTES:
-                        return 0, "", b""
-            finally:
-                closing = response.aclose() if response.aclose is not None else None
-                if inspect.isawaitable(closing):
-                    with suppress(Exception):
-                        await closing
+            body = await read_whole(response, MAX_ANSWER_BYTES)
     except (HotplateError, TimeoutError):
         return 0, "", b""
     except Exception as error:
@@ -300,9 +290,4 @@ async def _ask(upstream: Upstream, credential: Credential) -> tuple[int, str, by
         _log.warning("webhook_secret_broke", upstream=upstream.name, reason=type(error).__name__)
         return 0, "", b""
     types = [value for name, value in response.headers if name.lower() == "content-type"]
-    return response.status, types[0] if types else "application/json", bytes(body)
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
+    return response.status, types[0] if types else "application/json", body

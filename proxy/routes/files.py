@@ -34,6 +34,7 @@ from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
 from proxy.routes.passthrough import FORWARDED_HEADERS, Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.bodies import nothing
 from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.errors import Corrupt, StorageError
@@ -305,15 +306,10 @@ def _request(exchange: Exchange, body: AsyncIterator[bytes] | None) -> RelayRequ
         path=raw_path,
         query=exchange.scope["query_string"].decode("latin-1"),
         headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
-        body=body if body is not None else _nothing(),
+        body=body if body is not None else nothing(),
         has_body=body is not None,
         body_bytes=_announced_bytes(exchange) or None,
     )
-
-
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
 
 
 def _document(content: bytes) -> object:

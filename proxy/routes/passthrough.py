@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Callable
 
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.rewriting import Links
-from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
+from proxy.routes.exchange import PRIVATE, Exchange
 from proxy.services import Services
 from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
+from proxy.upstreams.bodies import joined, only, read_head
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
@@ -63,7 +64,7 @@ class Passthrough:
             raise NotFound("The requested resource could not be found.")
         has_body = body is not None or "content-length" in exchange.headers or "transfer-encoding" in exchange.headers
         links = Links(self._services.base_url, upstream.api_roots)
-        arriving = _known(body) if body is not None else _arriving(exchange)
+        arriving = only(body) if body is not None else exchange.chunks()
         if has_body and _is_json(exchange.headers):
             arriving = await _translated(arriving, links.returned, MAX_REQUEST_BYTES)
         request = RelayRequest(
@@ -91,7 +92,7 @@ class Passthrough:
         headers += [PRIVATE, (b"cache-status", status.encode())]
         chunks, given = response.body, {name.lower(): value for name, value in response.headers}
         if exchange.method != "HEAD" and response.status != 206 and _is_json(given):
-            head, is_whole = await _gather(chunks, MAX_ANSWER_BYTES)
+            head, is_whole = await read_head(chunks, MAX_ANSWER_BYTES)
             if is_whole:
                 body = await _changed(head, links.localised)
                 if body is not head:
@@ -100,7 +101,7 @@ class Passthrough:
                 await exchange.start(response.status, headers)
                 await exchange.write(body)
                 return
-            chunks = _joined(head, chunks)
+            chunks = joined(head, chunks)
         await exchange.start(response.status, headers)
         async for chunk in chunks:
             await exchange.write(chunk, more=True)
@@ -113,43 +114,12 @@ def _is_json(headers: dict[str, str]) -> bool:
     return is_plain and (media_type == "application/json" or media_type.endswith("+json"))
 
 
-async def _gather(chunks: AsyncIterator[bytes], max_bytes: int) -> tuple[bytes, bool]:
-    """What has come of a body, and whether that is all of it; stops reading beyond ``max_bytes``."""
-    head = bytearray()
-    async for chunk in chunks:
-        head += chunk
-        if len(head) > max_bytes:
-            return bytes(head), False
-    return bytes(head), True
-
-
 async def _translated(
     chunks: AsyncIterator[bytes], translate: Callable[[bytes], bytes], max_bytes: int
 ) -> AsyncIterator[bytes]:
-    head, is_whole = await _gather(chunks, max_bytes)
-    return _known(await _changed(head, translate)) if is_whole else _joined(head, chunks)
+    head, is_whole = await read_head(chunks, max_bytes)
+    return only(await _changed(head, translate)) if is_whole else joined(head, chunks)
 
 
 async def _changed(body: bytes, translate: Callable[[bytes], bytes]) -> bytes:
     return translate(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(translate, body)
-
-
-async def _joined(head: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield head
-    async for chunk in rest:
-        yield chunk
-
-
-async def _known(body: bytes) -> AsyncIterator[bytes]:
-    yield body
-
-
-async def _arriving(exchange: Exchange) -> AsyncIterator[bytes]:
-    while True:
-        message = await exchange.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        if chunk := message.get("body", b""):
-            yield chunk
-        if not message.get("more_body", False):
-            return

@@ -16,6 +16,7 @@ import httpx
 
 from proxy.core.errors import HotplateError, NotFound, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstreams.base import RelayRequest, RelayResponse
+from proxy.upstreams.bodies import read_head
 from proxy.upstreams.http import pass_on
 
 READ_TIMEOUT_S = 120.0
@@ -99,12 +100,8 @@ class _Body:
 
     async def content(self) -> bytes | AsyncIterator[bytes]:
         """All of it when it is small, else an iterator."""
-        head = bytearray()
-        async for chunk in self._source:
-            head += chunk
-            if len(head) > SMALL_BODY_BYTES:
-                return self._all(bytes(head))
-        return bytes(head)
+        head, is_whole = await read_head(self._source, SMALL_BODY_BYTES)
+        return head if is_whole else self._all(head)
 
     async def _all(self, head: bytes) -> AsyncIterator[bytes]:
         yield head
@@ -122,15 +119,13 @@ async def read_whole(response: RelayResponse, max_bytes: int) -> bytes:
     Raises:
         UpstreamUnavailable: it has more than ``max_bytes``, or was cut short.
     """
-    received = bytearray()
     try:
-        async for chunk in response.body:
-            received += chunk
-            if len(received) > max_bytes:
-                raise UpstreamUnavailable("The model service's answer has no end.")
+        body, is_whole = await read_head(response.body, max_bytes)
     finally:
         await close(response)
-    return bytes(received)
+    if not is_whole:
+        raise UpstreamUnavailable("The model service's answer has no end.")
+    return body
 
 
 async def close(response: RelayResponse) -> None:
