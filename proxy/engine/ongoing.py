@@ -2,8 +2,8 @@
 
 Two kinds of rows, both sealed, since they hold tokens, inputs and webhook addresses: ``going:<record>`` for a run,
 from the moment at which its upstream took it until it has ended, and ``pred:<id>`` for each prediction that made or
-shares it, until nobody need be told of it any more. They are written behind, except that a prediction with a webhook
-is written before its create is answered.
+shares it, until nobody need be told of it any more. They are written one after another, and a create is answered once
+those of its prediction and of the run before it are: an id that a client was told is known to the next process.
 """
 
 from __future__ import annotations

@@ -37,6 +37,10 @@ from storage.digest import Scope
 from storage.records import JsonValue, ResultRecord
 from storage.results import ResultStore
 
+WRITE_WAIT_S = 2.0
+"""Longest that an answer waits for the row without which another process would not know its prediction. A row takes
+milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -178,8 +182,9 @@ class Predictor:
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
-        if create.webhook is not None and noted is not None:
-            await asyncio.shield(noted)
+        if noted is not None:
+            # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
+            await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
 
     async def attend(self, entry: Running, told: Told) -> None:
@@ -375,23 +380,29 @@ class Predictor:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
-            self._cancel(entry)
+            await _written(self._cancel(entry), WRITE_WAIT_S)
             return await self.view(entry)
         return await self.find(prediction_id, scope)
 
-    def _cancel(self, entry: Running) -> None:
-        """End one prediction before its run."""
+    def _cancel(self, entry: Running) -> asyncio.Task[bool]:
+        """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
-        self._journal.cancel(_as_canceled(entry))
+        noted = self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)
         else:
             self._settle(entry)
+        return noted
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
         return self._renderer.links(record)
+
+
+async def _written(row: asyncio.Task[bool], timeout_s: float | None) -> None:
+    """Wait until a row is written, or cannot be; that goes on when whoever waits is cancelled."""
+    await asyncio.wait({row}, timeout=timeout_s)
 
 
 def _as_begun(entry: Running) -> Prediction:
