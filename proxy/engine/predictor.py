@@ -201,6 +201,27 @@ class Predictor:
             self._settle(entry)
         else:
             entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+        needs_start = entry.deadline_at is not None or (entry.webhook is not None and "start" in entry.webhook.events)
+        if needs_start and not told.has_start:
+            self._note_start(entry)
+
+    def _note_start(self, entry: Running) -> None:
+        """Write down that a prediction's run has started, now or once it has.
+
+        In the next process it then ends as ``canceled`` by its deadline and no more as ``aborted``, and its webhook is
+        not told the start again.
+        """
+        is_noted = False
+
+        def look(flight: Flight) -> None:
+            nonlocal is_noted
+            has_started = flight.progress is not None and flight.progress.status == "processing"
+            if has_started and not is_noted and not entry.has_ended:
+                is_noted = True
+                self._ongoing.joined(replace(_noted(entry), has_started=True))
+
+        entry.flight.listen(look)
+        look(entry.flight)
 
     def _list(self, entry: Running) -> None:
         """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""

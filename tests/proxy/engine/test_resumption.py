@@ -242,16 +242,18 @@ async def test_run_that_cannot_be_found_again_has_failed_and_says_why() -> None:
     assert (one.status, one.error) == ("failed", "The run's result is lost.")
 
 
-async def test_deadline_holds_across_a_restart() -> None:
+@pytest.mark.parametrize(("has_started", "status"), [(True, "canceled"), (False, "aborted")])
+async def test_deadline_holds_across_a_restart(has_started: bool, status: str) -> None:
     engine = Engine()
+    engine.upstream.starts = has_started
     (entry,) = await begun(engine, deadline_s=30.0)
     again = await killed(engine)
-    again.upstream.gate = asyncio.Event()
+    again.upstream.gate, again.upstream.starts = asyncio.Event(), False
     again.clock.advance(31)
     await again.resumption.resume()
     await asyncio.sleep(0.05)
     one = await found(again, entry.id)
-    assert one.status in ("aborted", "canceled")
+    assert one.status == status
     assert len(again.upstream.canceled) == 1
 
 
@@ -329,6 +331,16 @@ async def test_webhook_of_an_adopted_run_is_told_its_end_and_not_its_start_again
     await again.resumption.resume()
     assert await told(again, 1) == [(entry.id, "succeeded")]
     assert (again.receiver.got[0].url, again.receiver.got[0].document["output"] is not None) == (HOOK.url, True)
+
+
+async def test_start_that_came_after_the_kill_is_told_once() -> None:
+    engine = Engine()
+    engine.upstream.starts = False
+    (entry,) = await begun(engine, webhook=HOOK)
+    assert await told(engine, 0) == []
+    again = await killed(engine)
+    await again.resumption.resume()
+    assert await told(again, 2) == [(entry.id, "processing"), (entry.id, "succeeded")]
 
 
 @pytest.mark.parametrize("is_stored", [True, False])
