@@ -42,6 +42,10 @@ FOLLOWER_PATIENCE_S = 0.5
 """How long a request that joins a run waits to hear whether the upstream takes it: it validates at once, and may hold
 its answer for the one who leads."""
 
+WRITE_WAIT_S = 2.0
+"""Longest that an answer waits for the row without which another process would not know its prediction. A row takes
+milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hit:
@@ -182,8 +186,9 @@ class Predictor:
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
-        if create.webhook is not None and noted is not None:
-            await asyncio.shield(noted)
+        if noted is not None:
+            # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
+            await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
 
     async def attend(self, entry: Running, told: Told) -> None:
@@ -200,6 +205,27 @@ class Predictor:
             self._settle(entry)
         else:
             entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+        needs_start = entry.deadline_at is not None or (entry.webhook is not None and "start" in entry.webhook.events)
+        if needs_start and not told.has_start:
+            self._note_start(entry)
+
+    def _note_start(self, entry: Running) -> None:
+        """Write down that a prediction's run has started, now or once it has.
+
+        In the next process it then ends as ``canceled`` by its deadline and no more as ``aborted``, and its webhook is
+        not told the start again.
+        """
+        is_noted = False
+
+        def look(flight: Flight) -> None:
+            nonlocal is_noted
+            has_started = flight.progress is not None and flight.progress.status == "processing"
+            if has_started and not is_noted and not entry.has_ended:
+                is_noted = True
+                self._ongoing.joined(replace(_noted(entry), has_started=True))
+
+        entry.flight.listen(look)
+        look(entry.flight)
 
     def _list(self, entry: Running) -> None:
         """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""
@@ -382,19 +408,20 @@ class Predictor:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
-            self._cancel(entry)
+            await _written(self._cancel(entry), WRITE_WAIT_S)
             return await self.view(entry)
         return await self.find(prediction_id, scope)
 
-    def _cancel(self, entry: Running) -> None:
-        """End one prediction before its run."""
+    def _cancel(self, entry: Running) -> asyncio.Task[bool]:
+        """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
-        self._journal.cancel(_as_canceled(entry))
+        noted = self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)
         else:
             self._settle(entry)
+        return noted
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
@@ -422,6 +449,11 @@ def _derive_former(create: Create, prepared: Prepared) -> PredictionKey | None:
     files = prepared.identified.files
     key = _derive(create, prepared.described, substitute(create.given, [(path, None) for path, _ in files]), files)
     return key if key != prepared.key else None
+
+
+async def _written(row: asyncio.Task[bool], timeout_s: float | None) -> None:
+    """Wait until a row is written, or cannot be; that goes on when whoever waits is cancelled."""
+    await asyncio.wait({row}, timeout=timeout_s)
 
 
 def _as_begun(entry: Running) -> Prediction:

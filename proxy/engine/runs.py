@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -231,7 +232,7 @@ class Runs:
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
         if create.upstream.outlives_us:
-            return await create.upstream.adopt(job, taken_up.upstream_id, flight.report)
+            return await create.upstream.adopt(job, taken_up.upstream_id, partial(_go_on, flight))
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, taken_up.repeats + 1))
 
     def _open_partials(self, flight: Flight, create: Create, prepared: Prepared) -> None:
@@ -353,6 +354,13 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def _go_on(flight: Flight, progress: Progress) -> None:
+    """News of a run that a former process began: what it knew already is not taken back before the first look."""
+    known = flight.progress
+    if progress.status == "processing" or known is None or known.status == "starting":
+        flight.report(progress)
 
 
 def _told(described: ModelDescription, progress: Progress | None) -> ModelDescription:
