@@ -18,7 +18,17 @@ from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
-    {"accept", "accept-language", "cache-control", "cancel-after", "content-type", "prefer", "range", "user-agent"}
+    {
+        "accept",
+        "accept-language",
+        "cache-control",
+        "cancel-after",
+        "content-encoding",
+        "content-type",
+        "prefer",
+        "range",
+        "user-agent",
+    }
 )
 """Request headers that an upstream gets; the credential is added from ``Credential``."""
 
