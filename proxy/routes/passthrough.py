@@ -19,7 +19,17 @@ from proxy.upstreams.bodies import joined, only, read_head
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
-    {"accept", "accept-language", "cache-control", "cancel-after", "content-type", "prefer", "range", "user-agent"}
+    {
+        "accept",
+        "accept-language",
+        "cache-control",
+        "cancel-after",
+        "content-encoding",
+        "content-type",
+        "prefer",
+        "range",
+        "user-agent",
+    }
 )
 """Request headers that an upstream gets; the credential is added from ``Credential``."""
 

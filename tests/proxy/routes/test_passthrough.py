@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
@@ -137,6 +138,15 @@ async def test_request_goes_on_byte_for_byte(api: Api) -> None:
     await ask(api, "PATCH", "/models/a/b%2Fc", "q=%2B+1&&x", body, content_type="application/json")
     (request, sent, _) = api.asked[0]
     assert (request.method, request.path, request.query, sent) == ("PATCH", "/models/a/b%2Fc", "q=%2B+1&&x", body)
+
+
+async def test_compressed_body_goes_on_as_such(api: Api) -> None:
+    """Without the header its reader would take the packed bytes for JSON."""
+    body = gzip.compress(json.dumps({"input": f"{BASE}/v1/files/abc"}).encode())
+    await ask(api, "POST", body=body, content_type="application/json", content_encoding="gzip")
+    (request, sent, _) = api.asked[0]
+    assert sent == body
+    assert ("content-encoding", "gzip") in request.headers
 
 
 async def test_own_file_address_in_a_json_request_becomes_the_upstreams(api: Api) -> None:
