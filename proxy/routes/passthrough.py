@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from proxy.core.errors import NotFound, Unauthenticated
+from proxy.core.errors import NotFound
 from proxy.core.rewriting import Links
 from proxy.routes.exchange import PRIVATE, Exchange
 from proxy.services import Services
@@ -62,12 +62,11 @@ class Passthrough:
         """Pass the request on to ``upstream``; ``body`` when it was read already.
 
         Raises:
-            Unauthenticated: the credential is one of Hotplate's own, which is nobody else's business.
-            NotFound: no upstream takes such requests.
+            NotFound: no upstream takes such requests, or none may hear of the credential: it is one of Hotplate's own.
         """
         credential = exchange.credential()
         if credential is not None and self._services.gatekeeper.is_own(credential):
-            raise Unauthenticated("this token is for models of this proxy's own")
+            raise NotFound("The requested resource could not be found.")
         exchange.note.upstream = upstream.name
         raw_path = (exchange.scope.get("raw_path") or exchange.scope["path"].encode()).split(b"?")[0].decode("latin-1")
         if ".." in raw_path.split("/") or not raw_path.isascii():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
-from proxy.core.errors import Unauthenticated
+from proxy.core.errors import NotFound
 from proxy.logs import Note
 from proxy.routes import passthrough as passthrough_module
 from proxy.routes.exchange import Exchange
@@ -165,7 +165,7 @@ async def test_large_request_body_passes_as_it_is(api: Api, monkeypatch: pytest.
 
 
 async def test_own_token_is_told_to_nobody(api: Api) -> None:
-    with pytest.raises(Unauthenticated):
+    with pytest.raises(NotFound):
         await ask(api, authorization=f"Bearer {OWN}")
     assert api.asked == []
     await ask(api, authorization="Token r8_theirs")
