@@ -8,7 +8,7 @@ BOOTSTRAP := $(PYTHON) -m pip --disable-pip-version-check -q --python $(BIN)/pyt
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e .
 HERE := HOTPLATE_DATA_DIR=$(CURDIR)/.hotplate
 
-.PHONY: venv run demo serve test test-full check arch bench docs lock wheel clean
+.PHONY: venv run demo serve test test-full check arch compatibility bench docs lock wheel clean
 
 venv: .venv/ready-dev
 
@@ -47,6 +47,10 @@ check: .venv/ready-dev
 arch: .venv/ready-dev
 	$(BIN)/lint-imports
 
+compatibility: .venv/ready-dev ## every client against every case, and the page that says so
+	$(BIN)/python -m pytest -m slow --timeout 600 tests/conformance
+	$(BIN)/python -m tests.conformance.report
+
 bench: .venv/ready-dev
 	$(BIN)/python -m loadtests.bench $(ARGS)
 
@@ -66,4 +70,4 @@ lock:
 	$(LOCK) -c requirements.lock --extra dev -o requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .clients build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

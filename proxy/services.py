@@ -81,3 +81,16 @@ class Services:
         if not found:
             raise refusal or NotFound("there is no model service")
         return found
+
+    def answers_itself(self, credential: Credential | None) -> bool:
+        """Whether there is no API behind that could tell this caller of models and accounts: there is none at all, or
+        the token is one of Hotplate's own, which is told to nobody.
+
+        Raises:
+            Unauthenticated: the caller is nobody here.
+        """
+        is_own = credential is not None and self.gatekeeper.is_own(credential)
+        if not is_own and any(upstream.has_accounts for upstream in self.catalog.upstreams):
+            return False
+        self.scopes(credential)
+        return True

@@ -69,6 +69,21 @@ def _without_data(value: JsonValue) -> JsonValue:
     return value
 
 
+def as_begun(prediction: Prediction) -> Prediction:
+    """The same prediction as a create that does not wait for it is answered: ``starting``, and nothing of its end."""
+    return replace(
+        prediction,
+        status="starting",
+        started_at=None,
+        completed_at=None,
+        output=None,
+        error=None,
+        logs="",
+        metrics={},
+        is_data_removed=False,
+    )
+
+
 @lru_cache(maxsize=64)
 def _format_second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")

@@ -49,6 +49,8 @@ class Flight:
         self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self.is_sent = False
+        self.was_answered_early = False
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
@@ -86,6 +88,19 @@ class Flight:
         """
         await asyncio.shield(self._accepted)
 
+    async def accepted_soon(self, patience_s: float) -> None:
+        """Like ``accepted``, but once the run has been sent wait no longer than ``patience_s``.
+
+        Whoever follows is then answered before the upstream has answered who leads: it may hold the create for that
+        one. If it refuses the run after that, the follower's prediction has failed.
+        """
+        while not self._accepted.done():
+            done, _ = await asyncio.wait({self._accepted}, timeout=patience_s)
+            if not done and self.is_sent:
+                self.was_answered_early = True
+                return
+        await self.accepted()
+
     async def finished(self, timeout_s: float) -> Landed | None:
         """The end of the flight, or ``None`` if it takes longer than ``timeout_s``."""
         if self.landed is None and timeout_s > 0:
@@ -107,11 +122,12 @@ class Flight:
         self._listeners.clear()
 
     def refuse(self, error: HotplateError) -> None:
-        """The run was never taken: every create that waits gets ``error``."""
+        """The run was never taken: every create that waits gets ``error``. Where somebody was answered early, the
+        flight must still land."""
         if not self._accepted.done():
             self._accepted.set_exception(error)
             self._accepted.exception()  # retrieved here, so that no waiter at all is no warning either
-        if not self._finished.done():
+        if not self._finished.done() and not self.was_answered_early:
             self._finished.cancel()
 
     def set_aside(self) -> None:

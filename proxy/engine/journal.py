@@ -8,6 +8,8 @@ as unknown.
 
 from __future__ import annotations
 
+import asyncio
+
 import orjson
 
 from proxy.core.ids import IdParts, PredictionId
@@ -24,7 +26,7 @@ INTERRUPTED = "Hotplate was restarted while this prediction was running; create 
 
 
 class Journal:
-    """Rows about runs and about cancelled predictions. Writing never fails a request and never delays one."""
+    """Rows about runs and about cancelled predictions. Writing never fails a request."""
 
     def __init__(self, rows: RowWriter) -> None:
         self._rows = rows
@@ -54,8 +56,8 @@ class Journal:
             }
         self._write(_run(record_id), row)
 
-    def cancel(self, prediction: Prediction) -> None:
-        """One client has cancelled its prediction, or its deadline is over."""
+    def cancel(self, prediction: Prediction) -> asyncio.Task[bool]:
+        """One client has cancelled its prediction, or its deadline is over; the task ends when that is written."""
         row: JsonObject = {
             "model": prediction.model,
             "version": prediction.version,
@@ -65,7 +67,7 @@ class Journal:
             "logs": prediction.logs,
             "status": prediction.status,
         }
-        self._write(f"canceled:{prediction.id}", row)
+        return self._write(f"canceled:{prediction.id}", row)
 
     async def canceled(self, prediction_id: PredictionId) -> Prediction | None:
         """The prediction, if its client cancelled it. The caller has checked that the id is its own."""
@@ -120,8 +122,8 @@ class Journal:
         data = await self._rows.get(name)
         return orjson.loads(data) if data is not None else None
 
-    def _write(self, name: str, row: JsonObject) -> None:
-        self._rows.put(name, orjson.dumps(row), KEEP_S)
+    def _write(self, name: str, row: JsonObject) -> asyncio.Task[bool]:
+        return self._rows.put(name, orjson.dumps(row), KEEP_S)
 
 
 def _run(record_id: RecordId) -> str:

@@ -31,7 +31,7 @@ from storage.digest import Scope
 NOTHING_TOLD = Told()
 
 STARTED = Told(has_start=True)
-"""For a run that goes on after a restart: that it started was told by the process that started it."""
+"""For a run that goes on after a restart, and of which an earlier process has told that it started."""
 
 CLOSE_S = 5.0
 """Longest that stopping waits for the last looks."""

@@ -2,8 +2,8 @@
 
 Two kinds of rows, both sealed, since they hold tokens, inputs and webhook addresses: ``going:<record>`` for a run,
 from the moment at which its upstream took it until it has ended, and ``pred:<id>`` for each prediction that made or
-shares it, until nobody need be told of it any more. They are written behind, except that a prediction with a webhook
-is written before its create is answered.
+shares it, until nobody need be told of it any more. They are written one after another, and a create is answered once
+those of its prediction and of the run before it are: an id that a client was told is known to the next process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,11 @@ class OngoingRun:
 
 @dataclass(frozen=True, slots=True)
 class OngoingPrediction:
-    """A prediction that made or shares a run; times in epoch seconds."""
+    """A prediction that made or shares a run; times in epoch seconds.
+
+    Attributes:
+        has_started: the run has started, and the webhook was told so. Written where a webhook or a deadline needs it.
+    """
 
     id: PredictionId
     record_id: RecordId
@@ -78,6 +82,7 @@ class OngoingPrediction:
     is_follower: bool
     deadline_at: float | None = None
     webhook: WebhookRequest | None = None
+    has_started: bool = False
 
 
 class Ongoing:
@@ -116,7 +121,7 @@ class Ongoing:
         self._rows.remove(f"{_RUN}{record_id:010x}")
 
     def joined(self, one: OngoingPrediction) -> asyncio.Task[bool]:
-        """A prediction waits for a run; the task ends when that is written."""
+        """A prediction waits for a run, or more is known of it; the task ends when that is written."""
         webhook = one.webhook
         return self._put(
             f"{_PREDICTION}{one.id}",
@@ -129,6 +134,7 @@ class Ongoing:
                 "is_follower": one.is_follower,
                 "deadline_at": one.deadline_at,
                 "webhook": [webhook.url, sorted(webhook.events)] if webhook is not None else None,
+                "has_started": one.has_started,
             },
         )
 
@@ -191,4 +197,5 @@ def _prediction(document: JsonObject) -> OngoingPrediction:
         is_follower=document["is_follower"],
         deadline_at=document["deadline_at"],
         webhook=WebhookRequest(webhook[0], frozenset(webhook[1])) if webhook is not None else None,
+        has_started=document.get("has_started", False),
     )

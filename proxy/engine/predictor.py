@@ -17,6 +17,7 @@ import orjson
 from proxy.core.errors import InputInvalid, UpstreamRefused
 from proxy.core.ids import CLOCK_TOLERANCE_S, IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
+from proxy.core.outputs import substitute
 from proxy.core.policy import Bypass, Cached, plan_lookup
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.schemas import normalise_input
@@ -32,10 +33,18 @@ from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.streams import Streams
-from proxy.upstreams.base import DEPLOYMENTS, HIDDEN
-from storage.digest import Scope
-from storage.records import JsonValue, ResultRecord
+from proxy.upstreams.base import DEPLOYMENTS, HIDDEN, ModelDescription
+from storage.digest import Digest, PredictionKey, Scope
+from storage.records import JsonObject, JsonPath, JsonValue, ResultRecord
 from storage.results import ResultStore
+
+FOLLOWER_PATIENCE_S = 0.5
+"""How long a request that joins a run waits to hear whether the upstream takes it: it validates at once, and may hold
+its answer for the one who leads."""
+
+WRITE_WAIT_S = 2.0
+"""Longest that an answer waits for the row without which another process would not know its prediction. A row takes
+milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,15 +133,7 @@ class Predictor:
             plan = Bypass(identified.bypass)
         key = None
         if isinstance(plan, Cached):
-            # A version of a Replicate API names its model by itself, and a request may give the version alone.
-            model = "" if upstream.kind == "replicate" and described.is_pinned else described.model
-            if described.deployment is not None:
-                model = f"{DEPLOYMENTS}{described.deployment}"
-            key = derive_key(
-                KeyIngredients(
-                    create.scope, upstream.name, model, described.version, identified.key_input, identified.files
-                )
-            )
+            key = _derive(create, described, identified.key_input, identified.files)
         return Prepared(described, plan, sent, identified.shown, key, identified)
 
     async def create(self, create: Create) -> Hit | Running:
@@ -142,8 +143,12 @@ class Predictor:
             HotplateError: whatever ``prepare`` raises, or the upstream refused the run.
         """
         prepared = await self.prepare(create)
+        former_key = None
         if prepared.key is not None and isinstance(prepared.plan, Cached) and prepared.plan.may_look_up:
-            hit = await self._look_up(create, prepared)
+            hit = await self._look_up(create, prepared, prepared.key)
+            if hit is None:
+                former_key = _derive_former(create, prepared)
+                hit = await self._look_up(create, prepared, former_key) if former_key is not None else None
             if hit is not None:
                 if create.webhook is not None:
                     # Before the answer: once that is out, nobody would ask again for what was not written.
@@ -152,9 +157,12 @@ class Predictor:
                         await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
                 return hit
         now = self._now()
-        flight, is_follower = self._join_or_lead(create, prepared, now)
+        flight, is_follower = self._join_or_lead(create, prepared, former_key, now)
         try:
-            await flight.accepted()
+            if is_follower:
+                await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
+            else:
+                await flight.accepted()
         except UpstreamRefused as error:
             if error.status in (401, 403):
                 self._gatekeeper.refuse(create.scope)
@@ -178,8 +186,9 @@ class Predictor:
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
-        if create.webhook is not None and noted is not None:
-            await asyncio.shield(noted)
+        if noted is not None:
+            # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
+            await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
 
     async def attend(self, entry: Running, told: Told) -> None:
@@ -196,6 +205,27 @@ class Predictor:
             self._settle(entry)
         else:
             entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
+        needs_start = entry.deadline_at is not None or (entry.webhook is not None and "start" in entry.webhook.events)
+        if needs_start and not told.has_start:
+            self._note_start(entry)
+
+    def _note_start(self, entry: Running) -> None:
+        """Write down that a prediction's run has started, now or once it has.
+
+        In the next process it then ends as ``canceled`` by its deadline and no more as ``aborted``, and its webhook is
+        not told the start again.
+        """
+        is_noted = False
+
+        def look(flight: Flight) -> None:
+            nonlocal is_noted
+            has_started = flight.progress is not None and flight.progress.status == "processing"
+            if has_started and not is_noted and not entry.has_ended:
+                is_noted = True
+                self._ongoing.joined(replace(_noted(entry), has_started=True))
+
+        entry.flight.listen(look)
+        look(entry.flight)
 
     def _list(self, entry: Running) -> None:
         """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""
@@ -226,9 +256,8 @@ class Predictor:
             entry.is_aborted = progress is None or progress.status == "starting"
             self._cancel(entry)
 
-    async def _look_up(self, create: Create, prepared: Prepared) -> Hit | None:
-        assert prepared.key is not None
-        record = await self._runs.find_fresh(prepared.key, create, prepared)
+    async def _look_up(self, create: Create, prepared: Prepared, key: PredictionKey) -> Hit | None:
+        record = await self._runs.find_fresh(key, create, prepared)
         if record is None:
             return None
         gate = self._gatekeeper
@@ -250,10 +279,14 @@ class Predictor:
         self._history.add(create.scope, prediction_id, now, label)
         return Hit(prediction_id, record, template, input_json, now)
 
-    def _join_or_lead(self, create: Create, prepared: Prepared, now: float) -> tuple[Flight, bool]:
+    def _join_or_lead(
+        self, create: Create, prepared: Prepared, former_key: PredictionKey | None, now: float
+    ) -> tuple[Flight, bool]:
         """The flight that will answer, and whether another request caused it. No await: one step, nothing between."""
         is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_look_up
         flight = self._coalescer.find(prepared.key) if prepared.key is not None and is_shared else None
+        if flight is None and former_key is not None:
+            flight = self._coalescer.find(former_key)
         is_follower = flight is not None
         if flight is None:
             flight = self._runs.plan_flight(prepared.key if is_shared else None, now)
@@ -375,23 +408,52 @@ class Predictor:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
-            self._cancel(entry)
+            await _written(self._cancel(entry), WRITE_WAIT_S)
             return await self.view(entry)
         return await self.find(prediction_id, scope)
 
-    def _cancel(self, entry: Running) -> None:
-        """End one prediction before its run."""
+    def _cancel(self, entry: Running) -> asyncio.Task[bool]:
+        """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
-        self._journal.cancel(_as_canceled(entry))
+        noted = self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)
         else:
             self._settle(entry)
+        return noted
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
         return self._renderer.links(record)
+
+
+def _derive(
+    create: Create, described: ModelDescription, given: JsonObject, files: tuple[tuple[JsonPath, Digest], ...]
+) -> PredictionKey:
+    """The key of a request for the model ``described``."""
+    # A version of a Replicate API names its model by itself, and a request may give the version alone.
+    model = "" if create.upstream.kind == "replicate" and described.is_pinned else described.model
+    if described.deployment is not None:
+        model = f"{DEPLOYMENTS}{described.deployment}"
+    return derive_key(KeyIngredients(create.scope, create.upstream.name, model, described.version, given, files))
+
+
+def _derive_former(create: Create, prepared: Prepared) -> PredictionKey | None:
+    """The key that this very request had while the schema of its version was not known; ``None`` if it is the same.
+
+    A client may ask for a version's schema after its first run: its second one must not miss for that.
+    """
+    if create.upstream.kind != "replicate" or prepared.described.schema is None:
+        return None
+    files = prepared.identified.files
+    key = _derive(create, prepared.described, substitute(create.given, [(path, None) for path, _ in files]), files)
+    return key if key != prepared.key else None
+
+
+async def _written(row: asyncio.Task[bool], timeout_s: float | None) -> None:
+    """Wait until a row is written, or cannot be; that goes on when whoever waits is cancelled."""
+    await asyncio.wait({row}, timeout=timeout_s)
 
 
 def _as_begun(entry: Running) -> Prediction:

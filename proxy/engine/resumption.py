@@ -14,7 +14,7 @@ import structlog
 
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.journal import Journal
-from proxy.engine.notices import STARTED
+from proxy.engine.notices import NOTHING_TOLD, STARTED
 from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import Running
@@ -100,8 +100,10 @@ class Resumption:
         )
         prepared = Prepared(run.described, run.plan, run.sent or {}, run.key_input, run.key)
         flight = self._runs.plan_flight(run.key, run.started_at, run.record_id)
-        # Its clients were answered already, so it counts as taken from the start.
-        flight.report(Progress("starting", run.started_at, upstream_id=run.upstream_id))
+        # Its clients were answered already, so it counts as taken from the start. A run once more starts anew.
+        is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
+        status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
+        flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))
         flight.sharers = max(len(sharers), 1)
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared, taken_up))
@@ -123,5 +125,5 @@ class Resumption:
                     deadline_at=one.deadline_at,
                     deployment=run.described.deployment,
                 ),
-                STARTED,
+                STARTED if one.has_started else NOTHING_TOLD,
             )

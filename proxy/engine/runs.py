@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -164,18 +165,17 @@ class Runs:
                 return
             else:
                 flight.refuse(Overloaded("the proxy is stopping", retry_after_s=1.0))
+                flight.set_aside()
                 return
-        except HotplateError as error:
+        except Exception as error:
+            if not isinstance(error, HotplateError):
+                _log.exception("run_broke")
+                error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
             if not flight.was_accepted:
                 flight.refuse(error)
-                return
+                if not flight.was_answered_early:
+                    return
             landed = self._ended_badly(flight, "failed", error.detail)
-        except Exception as error:
-            _log.exception("run_broke")
-            if not flight.was_accepted:
-                flight.refuse(HotplateError("the proxy failed while it asked the model service"))
-                return
-            landed = self._ended_badly(flight, "failed", f"the proxy failed: {type(error).__name__}")
         flight.land(landed)
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
@@ -221,6 +221,7 @@ class Runs:
             prepared = replace(prepared, plan=Bypass("unread-file"))
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, material.input, new_execution_id())
+        flight.is_sent = True
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
@@ -231,7 +232,7 @@ class Runs:
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
         if create.upstream.outlives_us:
-            return await create.upstream.adopt(job, taken_up.upstream_id, flight.report)
+            return await create.upstream.adopt(job, taken_up.upstream_id, partial(_go_on, flight))
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, taken_up.repeats + 1))
 
     def _open_partials(self, flight: Flight, create: Create, prepared: Prepared) -> None:
@@ -353,6 +354,13 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def _go_on(flight: Flight, progress: Progress) -> None:
+    """News of a run that a former process began: what it knew already is not taken back before the first look."""
+    known = flight.progress
+    if progress.status == "processing" or known is None or known.status == "starting":
+        flight.report(progress)
 
 
 def _told(described: ModelDescription, progress: Progress | None) -> ModelDescription:

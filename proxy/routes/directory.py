@@ -1,7 +1,8 @@
-"""What an API tells of its models and of itself, answered for set-ups in which no Replicate API stands behind.
+"""What an API tells of its models and of itself, answered where no Replicate API stands behind, and for Hotplate's own
+tokens, of which none is told.
 
 There are the models that the settings name outright, the deployments likewise, and nothing of what only a service has:
-no collections, no trainings, no hardware to choose from. With a Replicate API everything here is asked there.
+no collections, no trainings, no hardware to choose from. All others are answered by the Replicate API behind.
 
 Source: Replicate's OpenAPI document, ``models.list``, ``models.search``, ``search``, ``collections``, ``deployments``,
 ``hardware.list``, ``trainings.list``.
@@ -111,10 +112,7 @@ class Directory:
         Raises:
             Unauthenticated: the caller is nobody here.
         """
-        if any(upstream.has_accounts for upstream in self._services.catalog.upstreams):
-            return False
-        self._services.scopes(exchange.credential())
-        return True
+        return self._services.answers_itself(exchange.credential())
 
     async def _models(self, words: list[str]) -> list[JsonObject]:
         found: list[JsonObject] = []

@@ -60,11 +60,9 @@ class Models:
 
     async def account(self, exchange: Exchange) -> None:
         """Whose credential this is; an upstream with accounts says so itself."""
-        services = self._services
-        if any(upstream.has_accounts for upstream in services.catalog.upstreams):
+        if not self._services.answers_itself(exchange.credential()):
             await self._passthrough.handle(exchange)
             return
-        services.scopes(exchange.credential())
         await exchange.respond_json(
             200, {"type": "organization", "username": "hotplate", "name": "Hotplate", "github_url": None}
         )

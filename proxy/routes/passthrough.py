@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from proxy.core.errors import NotFound, Unauthenticated
+from proxy.core.errors import NotFound
 from proxy.core.rewriting import Links
 from proxy.routes.exchange import PRIVATE, Exchange
 from proxy.services import Services
@@ -19,7 +19,17 @@ from proxy.upstreams.bodies import joined, nothing, only, read_head
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
-    {"accept", "accept-language", "cache-control", "cancel-after", "content-type", "prefer", "range", "user-agent"}
+    {
+        "accept",
+        "accept-language",
+        "cache-control",
+        "cancel-after",
+        "content-encoding",
+        "content-type",
+        "prefer",
+        "range",
+        "user-agent",
+    }
 )
 """Request headers that an upstream gets; the credential is added from ``Credential``."""
 
@@ -55,12 +65,11 @@ class Passthrough:
         """Pass the request on to ``upstream``; ``body`` when it was read already.
 
         Raises:
-            Unauthenticated: the credential is one of Hotplate's own, which is nobody else's business.
-            NotFound: no upstream takes such requests.
+            NotFound: no upstream takes such requests, or none may hear of the credential: it is one of Hotplate's own.
         """
         credential = exchange.credential()
         if credential is not None and self._services.gatekeeper.is_own(credential):
-            raise Unauthenticated("this token is for models of this proxy's own")
+            raise NotFound("The requested resource could not be found.")
         exchange.note.upstream = upstream.name
         if ".." in exchange.raw_path.split("/") or not exchange.raw_path.isascii():
             raise NotFound("The requested resource could not be found.")

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Literal
 
 from proxy.core.errors import InputInvalid, InvalidField, NotFound
 from proxy.core.policy import Bypass
-from proxy.core.predictions import Prediction, prediction_url, render_prediction
+from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
 from proxy.core.requests import CreateBody, is_slug, parse_cancel_after, parse_create, parse_prefer_wait
 from proxy.engine.coalescer import Landed
 from proxy.engine.predictor import Hit
@@ -26,6 +25,7 @@ from proxy.services import Services
 from proxy.upstreams.base import Upstream
 from proxy.upstreams.webhook_http import check_webhook_url
 from storage.digest import Scope
+from storage.records import JsonValue
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
 
@@ -86,7 +86,7 @@ class Predictions:
             )
         )
         if isinstance(answer, Hit):
-            await self._send_hit(exchange, answer, began)
+            await self._send_hit(exchange, answer, wait_s, began)
         else:
             await self._send_running(exchange, answer, wait_s, began)
 
@@ -103,11 +103,16 @@ class Predictions:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
 
-    async def _send_hit(self, exchange: Exchange, hit: Hit, began: float) -> None:
+    async def _send_hit(self, exchange: Exchange, hit: Hit, wait_s: float | None, began: float) -> None:
         exchange.note.outcome = "hit"
         exchange.note.key = hit.record.key.hex()[:16]
         exchange.note.saved_s = hit.record.predict_s
-        body = hit.template.fill(hit.id, hit.input_json, hit.created_at)
+        if wait_s is None and _comes_in_pieces(hit.record.output):
+            found = await self._services.predictor.find(hit.id, hit.record.scope)
+            assert found is not None, "an id that was just made is known"
+            body = render_prediction(as_begun(found), self._services.base_url)
+        else:
+            body = hit.template.fill(hit.id, hit.input_json, hit.created_at)
         url = prediction_url(self._services.base_url, hit.id).encode()
         headers = [
             JSON_TYPE,
@@ -126,15 +131,17 @@ class Predictions:
         if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
             self._waiting += 1
             try:
-                await entry.wait(wait_s)
+                # From when the request came: part of the time may have gone by before its run was taken.
+                await entry.wait(wait_s - (time.perf_counter() - began))
             finally:
                 self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
         prediction = await services.predictor.view(entry)
         status = 201
-        if not prediction.is_terminal and not (is_whole and prediction.output is not None):
-            prediction = replace(prediction, status="starting", started_at=None, output=None)
+        is_early = wait_s is None and _comes_in_pieces(prediction.output)
+        if is_early or (not prediction.is_terminal and not (is_whole and prediction.output is not None)):
+            prediction = as_begun(prediction)
             status = 202 if wait_s is not None else 201
         exchange.note.outcome = _outcome_word(entry, landed)
         exchange.note.key = entry.flight.key.hex()[:16] if entry.flight.key is not None else None
@@ -171,6 +178,15 @@ class Predictions:
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
                 return
         await self._passthrough.handle(exchange)
+
+
+def _comes_in_pieces(output: JsonValue) -> bool:
+    """Whether a client that does not wait may want the pieces of an output one by one.
+
+    Clients that iterate over an output yield what has come since the create was answered; where the create says all,
+    they yield nothing. The API says nothing of the output in answer to a create without ``Prefer: wait``.
+    """
+    return isinstance(output, list)
 
 
 def _outcome_word(entry: Running, landed: Landed | None) -> str:

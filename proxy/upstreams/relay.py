@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from urllib.parse import unquote
 
 import httpx
@@ -75,7 +75,7 @@ class Relay:
         outgoing = client.build_request(
             request.method,
             f"{self._root}{_target(request.path, request.query)}",
-            headers=[*headers, *authorization.items()],
+            headers=[*_as_bytes(headers), *_as_bytes(authorization.items())],
             content=content,
             timeout=self._timeout,
         )
@@ -85,7 +85,7 @@ class Relay:
             raise body.failure or translate(error) from error
         return RelayResponse(
             status=response.status_code,
-            headers=pass_on(response.headers.multi_items(), _RESPONSE_DROPPED),
+            headers=pass_on(_as_text(response.headers.raw), _RESPONSE_DROPPED),
             body=stream_body(response),
             aclose=response.aclose,
         )
@@ -111,6 +111,16 @@ class _Body:
         except HotplateError as error:
             self.failure = error
             raise
+
+
+def _as_bytes(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Header lines for the wire. Each character stands for one byte, as everywhere on the way: some clients and some
+    services write UTF-8 there, and httpx by itself takes ASCII alone and guesses at what it gets."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def _as_text(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[str, str]]:
+    return [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
 
 
 async def read_whole(response: RelayResponse, max_bytes: int) -> bytes:

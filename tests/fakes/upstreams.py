@@ -147,7 +147,8 @@ class ScriptedUpstream:
         try:
             report(Progress("starting", began_at, upstream_id=upstream_id))
             if self.gate is not None:
-                report(Progress("processing", began_at, logs="step 1\n", upstream_id=upstream_id))
+                if self.starts:
+                    report(Progress("processing", began_at, logs="step 1\n", upstream_id=upstream_id))
                 await self.gate.wait()
             if self.breakdown is not None:
                 raise self.breakdown

@@ -107,7 +107,7 @@ def test_compressed_body_is_refused(http: httpx.Client) -> None:
         ("POST", "/v1/models/nobody/nothing/predictions", 404),
         ("GET", "/v1/models/nobody/nothing", 404),
         ("GET", "/nowhere", 404),
-        ("QUERY", "/v1/predictions", 404),
+        ("QUERY", "/v1/nowhere", 404),
         ("GET", "/outputs/" + "0" * 64 + "/" + "0" * 32 + "/out-0.webp", 404),
         ("GET", "/outputs/..%2f..%2fsecret.key/x/y", 404),
         ("GET", "/outputs/%00/x/y", 404),

@@ -63,6 +63,7 @@ def test_model_that_cannot_start_fails_with_its_own_words(tmp_path: Path) -> Non
         assert httpx.get(f"{proxy.admin_url}/readyz", trust_env=False).status_code == 200
 
 
+@pytest.mark.slow
 def test_failed_prediction_is_remembered_over_a_restart(tmp_path: Path) -> None:
     config = local_config(environment={"HOTPLATE_DEMO_FAULTS": "1"})
     with (

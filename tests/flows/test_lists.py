@@ -92,6 +92,7 @@ def test_misses_hits_and_the_upstreams_own_are_one_list(pair: Pair) -> None:
         assert one["urls"]["get"] == f"{pair.proxy.public_url}/v1/predictions/{one['id']}"
 
 
+@pytest.mark.slow
 def test_pages_go_back_as_they_came(pair: Pair) -> None:
     for number in range(4):
         given = {"input": {"prompt": f"to and fro {number}", "seed": number}}
@@ -137,6 +138,7 @@ def test_follower_and_leader_are_listed_while_they_run_and_the_upstreams_run_is_
     pair.api.release()
 
 
+@pytest.mark.slow
 def test_list_outlives_a_restart(api: FakeModel, tmp_path: Path) -> None:
     api.reset()
     given = {"input": {"prompt": "kept on the list", "seed": 1}}
@@ -209,6 +211,7 @@ print(json.dumps([[one.id for page in pages for one in page.results], [one.id fo
 """
 
 
+@pytest.mark.slow
 def test_python_client_pages_through(pair: Pair) -> None:
     given = {"input": {"prompt": "paged by a client", "seed": 1}}
     for _ in range(130):

@@ -348,6 +348,7 @@ def test_seal_of_one_file_opens_no_other(pictures: dict[str, Picture]) -> None:
 # -- a medium that lies --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("given", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("range_asked", [None, "bytes=0-9"])
 def test_damaged_file_is_never_served_and_is_made_anew(

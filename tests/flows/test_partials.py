@@ -75,6 +75,7 @@ def test_text_grows_in_polls(journey: Journey) -> None:
     assert len({len(part) for part in seen}) >= 4
 
 
+@pytest.mark.slow
 def test_files_come_one_by_one_under_the_proxy_s_addresses(journey: Journey) -> None:
     created = journey.create(GALLERY, seed=1, num_outputs=4, interval=0.5)
     seen = list(journey.follow(created.json()))
@@ -124,6 +125,7 @@ def test_run_that_fails_after_its_first_file_is_not_kept(journey: Journey) -> No
     assert "hit" not in journey.create(GALLERY, **given).headers["cache-status"]
 
 
+@pytest.mark.slow
 def test_create_whose_wait_runs_out_says_starting_and_shows_no_part(journey: Journey) -> None:
     """Clients take anything else for the end, and would go on with half of the output."""
     answer = journey.create(GALLERY, prefer="wait=1", seed=4, num_outputs=4, interval=0.6)

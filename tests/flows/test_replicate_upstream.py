@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +259,29 @@ def test_upstream_s_own_predictions_can_be_read_through_the_proxy(pair: Pair) ->
     url = f"{pair.api.base_url}/models/acme/pixel/predictions"
     own = httpx.post(url, json={"input": {"prompt": "direct"}}, headers=headers, trust_env=False).json()
     assert pair.get(f"/v1/predictions/{own['id']}").json()["id"] == own["id"]
+
+
+def test_create_that_does_not_wait_says_starting_though_the_pieces_are_there(pair: Pair) -> None:
+    """A client that iterates over an output yields what came after the create; it once yielded nothing on a hit."""
+    given = {"input": {"prompt": "in pieces", "seed": 1}}
+    whole = pair.post(PIXEL, given).json()
+    hit = httpx.post(
+        pair.proxy.public_url + PIXEL, json=given, headers={"Authorization": f"Bearer {ALICE}"}, trust_env=False
+    )
+    assert (hit.status_code, hit.headers["cache-status"]) == (201, "Hotplate; hit")
+    said = hit.json()
+    assert (said["status"], said["output"], said["logs"], said.get("completed_at")) == ("starting", None, "", None)
+    assert said["input"] == given["input"]
+    ended = pair.get(f"/v1/predictions/{said['id']}").json()
+    assert (ended["status"], ended["output"]) == ("succeeded", whole["output"])
+
+
+def test_wait_that_runs_out_takes_no_longer_than_was_asked_for(pair: Pair) -> None:
+    pair.api.hold()
+    began = time.monotonic()
+    held = pair.post(PIXEL, {"input": {"prompt": "held", "seed": 1}}, Prefer="wait=2")
+    assert (held.status_code, held.json()["status"]) == (202, "starting")
+    assert time.monotonic() - began < 3.0, "a wait of two seconds once took four"
 
 
 def test_upstream_that_is_down_is_said_so_and_the_server_goes_on(tmp_path: Path) -> None:

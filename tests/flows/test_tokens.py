@@ -132,9 +132,7 @@ def test_own_token_never_reaches_the_api(both: tuple[FakeModel, ProxyProcess], s
         ("POST", "/v1/deployments/acme/pixel/predictions"),
         ("POST", f"/v1/predictions/{mine['id']}/cancel"),
         ("GET", f"/v1/predictions/{mine['id']}"),
-        ("GET", "/v1/account"),
         ("GET", "/v1/models/acme/pixel"),
-        ("GET", "/v1/hardware"),
         ("DELETE", "/v1/models/acme/pixel"),
     ]
     for method, path in asked:
@@ -147,6 +145,23 @@ def test_own_token_never_reaches_the_api(both: tuple[FakeModel, ProxyProcess], s
     assert request(proxy, "GET", f"/v1/predictions/{made['id']}", f"{scheme} {TOKEN_A}").status_code == 200
     assert request(proxy, "GET", f"/v1/predictions/{made['id']}", f"{scheme} {TOKEN_B}").status_code in (401, 404)
     assert arrived(api) == 0
+
+
+def test_own_token_is_answered_as_if_there_were_no_api(both: tuple[FakeModel, ProxyProcess]) -> None:
+    """It got 401 for everything that is not handled here, as if the token were wrong."""
+    api, proxy = both
+    api.reset()
+    credential = f"Bearer {TOKEN_A}"
+    assert request(proxy, "GET", "/v1/account", credential).json()["username"] == "hotplate"
+    assert request(proxy, "GET", "/v1/hardware", credential).json() == []
+    for path in ("/v1/models", "/v1/collections", "/v1/trainings", "/v1/deployments"):
+        assert request(proxy, "GET", path, credential).json()["results"] == []
+    unknown = "/v1/predictions/" + "a" * 26
+    for method, path in (("GET", unknown), ("POST", f"{unknown}/cancel"), ("GET", "/v1/no/such/path")):
+        assert request(proxy, method, path, credential).status_code == 404
+    assert arrived(api) == 0
+    assert request(proxy, "GET", "/v1/account", f"Bearer {ALICE}").json()["username"] == "alice"
+    assert request(proxy, "GET", "/v1/account", f"Bearer {TOKEN_A}x").status_code == 401, "the API's own word"
 
 
 @pytest.mark.parametrize("token", [ALICE, BOB])

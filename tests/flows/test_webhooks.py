@@ -105,7 +105,8 @@ def test_miss_follower_and_hit_are_told_under_their_own_ids_and_signed(tmp_path:
             assert [told["status"] for told in receiver.of(one["id"])] == ["processing", "succeeded"]
         told = receiver.of(hit.json()["id"])
         assert [one["status"] for one in told] == ["processing", "processing", "succeeded"]
-        assert told[-1]["output"] == hit.json()["output"]
+        assert told[-1]["output"] == receiver.of(shared[0]["id"])[-1]["output"] is not None
+        assert (hit.json()["status"], hit.json()["output"]) == ("starting", None), "it did not ask to wait"
         assert told[-1]["urls"]["get"] == hit.headers["location"]
         assert api.delivery_origin not in receiver.got[-1][1].decode()
         assert api.counters()["runs"] == {"acme/pixel": 1}
@@ -118,6 +119,7 @@ def test_miss_follower_and_hit_are_told_under_their_own_ids_and_signed(tmp_path:
             assert not is_signed(headers, body + b" ", alice)
 
 
+@pytest.mark.slow
 def test_end_that_was_not_taken_before_a_kill_is_told_once_after_it(tmp_path: Path, receiver: Receiver) -> None:
     with fake_model() as api:
         receiver.status = 500

@@ -19,6 +19,8 @@ from loadtests.fake_model.process import ALICE, FakeModel
 from tests.loadtests.harness import Authority, create
 from tests.loadtests.receiver import Receiver, receiving
 
+pytestmark = pytest.mark.slow
+
 CONTENT = b"\x89PNG not really"
 FOUND = "File not found"
 

@@ -13,6 +13,8 @@ from loadtests.fake_model.process import FakeModel
 from tests.loadtests.harness import FOX, WAIT, create, until
 from tests.loadtests.receiver import receiving
 
+pytestmark = pytest.mark.slow
+
 BRUSH, PENCIL = find_model("painters/brush"), find_model("painters/pencil")
 assert BRUSH is not None
 assert PENCIL is not None

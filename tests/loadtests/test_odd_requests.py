@@ -10,6 +10,8 @@ import pytest
 from loadtests.fake_model.process import FakeModel
 from tests.loadtests.harness import FOX, create
 
+pytestmark = pytest.mark.slow
+
 PIXEL = "/models/acme/pixel/predictions"
 ODD: tuple[Any, ...] = (None, 7, "\x00", [1], {"a": 1}, True, "x" * 300)
 

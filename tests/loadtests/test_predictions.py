@@ -12,6 +12,8 @@ from loadtests.fake_model.process import FakeModel, fake_model
 from loadtests.fake_model.world import Address, Options, World
 from tests.loadtests.harness import FOX, WAIT, client_of, create, start, until
 
+pytestmark = pytest.mark.slow
+
 PIXEL = "/models/acme/pixel/predictions"
 
 

@@ -13,6 +13,8 @@ from loadtests.fake_model.process import ALICE, FakeModel, fake_model
 from loadtests.fake_model.sites import NAMES
 from tests.loadtests.harness import FOX, WAIT, Authority, client_of, create
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def secure(fake: FakeModel, authority: Authority) -> Iterator[httpx.Client]:

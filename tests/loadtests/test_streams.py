@@ -17,6 +17,8 @@ from loadtests.fake_model.streams import write_event
 from loadtests.fake_model.world import StreamEvent
 from tests.loadtests.harness import create, start, until
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, slots=True)
 class Event:

@@ -13,6 +13,8 @@ from loadtests.fake_model.process import FakeModel, fake_model
 from tests.loadtests.harness import FOX, WAIT, Authority, client_of, until
 from tests.loadtests.receiver import Call, Receiver, receiving
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:

@@ -1244,3 +1244,98 @@ async def test_id_from_the_future_is_nobodys() -> None:
     scope = engine.request().scope
     forged = IdMint(engine.secrets).mint(RecordId(7), scope, engine.clock() + 86_400)
     assert await found(engine, forged) is None
+
+
+# -- what followers and later requests must not pay for -------------------------------------------------
+
+
+async def test_follower_is_answered_although_the_upstream_holds_the_create_of_who_leads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.engine.predictor.FOLLOWER_PATIENCE_S", 0.02)
+    engine = Engine()
+    engine.upstream.door = asyncio.Event()
+    leading = asyncio.create_task(engine.create(wants_s=30.0))
+    await settle()
+    follower = await asyncio.wait_for(engine.create(), 1)
+    assert isinstance(follower, Running)
+    assert (await shown(engine, follower)).status == "starting"
+    assert not leading.done()
+    engine.upstream.door.set()
+    leader = await leading
+    await follower.flight.finished(5)
+    assert isinstance(leader, Running)
+    assert (await shown(engine, follower)).output == (await shown(engine, leader)).output is not None
+    assert len(engine.upstream.jobs) == 1
+
+
+async def test_follower_that_was_answered_early_has_failed_when_the_upstream_refuses_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("proxy.engine.predictor.FOLLOWER_PATIENCE_S", 0.02)
+    engine = Engine()
+    engine.upstream.door = asyncio.Event()
+    engine.upstream.refusal = UpstreamRefused(402, [], b'{"title":"Insufficient credit"}')
+    leading = asyncio.create_task(engine.create(wants_s=30.0))
+    await settle()
+    follower = await engine.create()
+    engine.upstream.door.set()
+    with pytest.raises(UpstreamRefused):
+        await leading
+    assert isinstance(follower, Running)
+    await asyncio.wait_for(follower.wait(5), 1)
+    assert (await shown(engine, follower)).status == "failed"
+    after = await found(await engine.restarted(), follower.id)
+    assert after is not None
+    assert after.status == "failed"
+
+
+async def test_follower_hears_of_a_refusal_that_comes_at_once() -> None:
+    engine = Engine()
+    engine.upstream.door = asyncio.Event()
+    engine.upstream.refusal = UpstreamRefused(422, [], b"{}")
+    asking = [asyncio.create_task(engine.create()) for _ in range(3)]
+    await settle()
+    engine.upstream.door.set()
+    for error in await asyncio.gather(*asking, return_exceptions=True):
+        assert isinstance(error, UpstreamRefused)
+
+
+async def test_stop_while_a_follower_was_answered_early_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.engine.predictor.FOLLOWER_PATIENCE_S", 0.02)
+    engine = Engine()
+    engine.upstream.door = asyncio.Event()
+    leading = asyncio.create_task(engine.create(wants_s=30.0))
+    await settle()
+    follower = await engine.create()
+    assert isinstance(follower, Running)
+    waiting = asyncio.create_task(follower.wait(30))
+    await engine.coalescer.drain(0.01)
+    await asyncio.wait_for(waiting, 1)
+    with pytest.raises(Overloaded):
+        await leading
+
+
+async def test_schema_that_is_learned_after_the_first_run_does_not_cost_a_second_one() -> None:
+    """The Python client creates first and asks for the version afterwards."""
+    engine = Engine()
+    first = await engine.run(FOX)
+    engine.upstream.description = replace(engine.upstream.description, schema=parse_schema(OPENAPI))
+    again = await engine.create(FOX)
+    assert isinstance(again, Hit)
+    assert again.record.record_id == first.flight.record_id
+    assert len(engine.upstream.jobs) == 1
+    other = await engine.create({**FOX, "steps": 5})
+    assert isinstance(other, Running)
+
+
+async def test_run_on_its_way_is_joined_although_its_schema_was_learned_meanwhile() -> None:
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    await engine.create(FOX)
+    engine.upstream.description = replace(engine.upstream.description, schema=parse_schema(OPENAPI))
+    joined = await engine.create(FOX)
+    assert isinstance(joined, Running)
+    assert joined.is_follower
+    engine.upstream.gate.set()
+    await joined.flight.finished(5)

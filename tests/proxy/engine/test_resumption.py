@@ -9,6 +9,7 @@ import pytest
 
 from proxy.core.errors import UpstreamUnavailable
 from proxy.core.webhooks import WebhookRequest
+from proxy.engine import predictor as predictor_module
 from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
@@ -76,6 +77,60 @@ async def test_output_so_far_of_an_adopted_run_is_shown() -> None:
     assert (await found(again, entry.id)).output == ["a ", "red "]
     again.upstream.gate.set()
     await again.coalescer.drain(5)
+
+
+def slow_disk(engine: Engine, prefix: str) -> asyncio.Event:
+    """Rows whose name begins with ``prefix`` are written once the event is set."""
+    put, opened = engine.ledger.put, asyncio.Event()
+
+    async def wait_and_put(name: str, value: bytes, ttl_s: float | None = None) -> None:
+        if name.startswith(prefix):
+            await opened.wait()
+        await put(name, value, ttl_s)
+
+    engine.ledger.put = wait_and_put  # type: ignore[method-assign]
+    return opened
+
+
+@pytest.mark.parametrize("row", ["going:", "pred:"])
+async def test_create_is_answered_when_the_next_process_would_know_its_prediction(row: str) -> None:
+    """A proxy killed right after thirty answers showed most of them as succeeded, without any output."""
+    engine = Engine()
+    engine.upstream.gate = asyncio.Event()
+    opened = slow_disk(engine, row)
+    creating = asyncio.create_task(engine.create(FOX))
+    await asyncio.sleep(0.01)
+    assert not creating.done()
+    opened.set()
+    entry = await creating
+    assert isinstance(entry, Running)
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    assert (await found(again, entry.id)).status == "succeeded"
+
+
+async def test_cancellation_is_answered_when_the_next_process_would_know_it() -> None:
+    engine = Engine()
+    first, _ = await begun(engine, 2)
+    opened = slow_disk(engine, "canceled:")
+    canceling = asyncio.create_task(engine.predictor.cancel(first.id, first.scope))
+    await asyncio.sleep(0.01)
+    assert not canceling.done()
+    opened.set()
+    one = await canceling
+    assert one is not None
+    assert one.status == "canceled"
+
+
+async def test_disk_that_stands_still_holds_no_answer_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictor_module, "WRITE_WAIT_S", 0.01)
+    engine = Engine()
+    opened = slow_disk(engine, "pred:")
+    entry = await engine.run(FOX)
+    assert (await engine.predictor.view(entry)).status == "succeeded"
+    opened.set()
+    await engine.journal.drain()
 
 
 async def test_same_input_joins_the_adopted_run_instead_of_paying_again() -> None:
@@ -187,16 +242,18 @@ async def test_run_that_cannot_be_found_again_has_failed_and_says_why() -> None:
     assert (one.status, one.error) == ("failed", "The run's result is lost.")
 
 
-async def test_deadline_holds_across_a_restart() -> None:
+@pytest.mark.parametrize(("has_started", "status"), [(True, "canceled"), (False, "aborted")])
+async def test_deadline_holds_across_a_restart(has_started: bool, status: str) -> None:
     engine = Engine()
+    engine.upstream.starts = has_started
     (entry,) = await begun(engine, deadline_s=30.0)
     again = await killed(engine)
-    again.upstream.gate = asyncio.Event()
+    again.upstream.gate, again.upstream.starts = asyncio.Event(), False
     again.clock.advance(31)
     await again.resumption.resume()
     await asyncio.sleep(0.05)
     one = await found(again, entry.id)
-    assert one.status in ("aborted", "canceled")
+    assert one.status == status
     assert len(again.upstream.canceled) == 1
 
 
@@ -274,6 +331,16 @@ async def test_webhook_of_an_adopted_run_is_told_its_end_and_not_its_start_again
     await again.resumption.resume()
     assert await told(again, 1) == [(entry.id, "succeeded")]
     assert (again.receiver.got[0].url, again.receiver.got[0].document["output"] is not None) == (HOOK.url, True)
+
+
+async def test_start_that_came_after_the_kill_is_told_once() -> None:
+    engine = Engine()
+    engine.upstream.starts = False
+    (entry,) = await begun(engine, webhook=HOOK)
+    assert await told(engine, 0) == []
+    again = await killed(engine)
+    await again.resumption.resume()
+    assert await told(again, 2) == [(entry.id, "processing"), (entry.id, "succeeded")]
 
 
 @pytest.mark.parametrize("is_stored", [True, False])

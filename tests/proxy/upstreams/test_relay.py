@@ -137,6 +137,15 @@ async def test_answer_s_headers_pass_without_those_of_connection_and_host() -> N
         }
 
 
+@pytest.mark.parametrize("sent", ["hüte".encode(), "日本".encode()])
+async def test_headers_beyond_ascii_pass_in_both_directions(sent: bytes) -> None:
+    """They ended in a 500: httpx encodes what it sends as ASCII, and what it had guessed at was no Latin-1."""
+    async with raw_server(Reply(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Name: " + sent + b"\r\n\r\n")) as server:
+        _, headers, _ = await pass_through(server, ask("/x", headers=[("user-agent", sent.decode("latin-1"))]))
+        assert b"user-agent: " + sent + b"\r\n" in server.requests[0].lower()
+        assert headers["x-name"].encode("latin-1") == sent
+
+
 async def test_small_body_goes_with_its_length_and_a_large_one_in_chunks() -> None:
     async with raw_server() as server:
         await pass_through(server, ask("/x", method="POST", chunks=[b"sm", b"all"]))
