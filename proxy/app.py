@@ -49,11 +49,11 @@ from proxy.logs import RequestLog
 from proxy.metrics import Metrics
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
-from proxy.routes.directory import Directory, page
+from proxy.routes.directory import Directory
 from proxy.routes.exchange import Endpoint, Exchange
 from proxy.routes.files import Files
 from proxy.routes.listing import PredictionList
-from proxy.routes.models import Models
+from proxy.routes.models import Models, page
 from proxy.routes.operations import Operations
 from proxy.routes.outputs import Outputs
 from proxy.routes.passthrough import Passthrough

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from proxy.core.entitlement import files_scope, open_scope, token_scope
-from proxy.core.errors import Unauthenticated, UpstreamRefused
+from proxy.core.errors import Overloaded, Unauthenticated, UpstreamRefused
 from proxy.core.secrets import Secrets
 from proxy.upstreams.base import Credential, Upstream, Verdict
 from storage.digest import Scope
@@ -113,6 +113,16 @@ class Gatekeeper:
             status, content_type, body = verdict.refusal or (401, "application/json", b"{}")
             raise UpstreamRefused(status, [("content-type", content_type)], body)
         return False
+
+    async def require(self, upstream: Upstream, credential: Credential | None, scope: Scope) -> None:
+        """See to it that the upstream accepts the credential now: what it asked for before is shown to nobody else.
+
+        Raises:
+            UpstreamRefused: see ``is_accepted``.
+            Overloaded: nobody can be asked.
+        """
+        if not await self.is_accepted(upstream, credential, scope):
+            raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
 
     def accept(self, scope: Scope) -> None:
         """The upstream has just accepted this scope's credential."""

@@ -24,6 +24,7 @@ from proxy.core.outputs import encode_data_url, file_name
 from proxy.engine.uploads import Uploads, UpstreamFile
 from proxy.upstreams.base import Credential, ModelTarget, RelayRequest, Upstream
 from proxy.upstreams.bodies import nothing
+from proxy.upstreams.http import TOLD_HEADERS, allow
 from proxy.upstreams.relay import read_whole
 from storage.digest import Digest, Scope
 from storage.ports import ContentStore
@@ -38,8 +39,6 @@ CHUNK_BYTES = 256 * 1024
 
 REUSE_MARGIN_S = 3600.0
 """A file that ends sooner than this is not named in a run, which may wait that long."""
-
-_REFUSAL_HEADERS = ("content-type", "retry-after")
 
 
 class Caller(Protocol):
@@ -114,8 +113,7 @@ class Handover:
         response = await caller.upstream.relay(request, caller.credential)
         content = await read_whole(response, MAX_ANSWER_BYTES)
         if response.status >= 400:
-            passed = [(name, value) for name, value in response.headers if name.lower() in _REFUSAL_HEADERS]
-            raise UpstreamRefused(response.status, passed, content)
+            raise UpstreamRefused(response.status, allow(response.headers, TOLD_HEADERS), content)
         file = read_file_object(content, held.digest, held.size_bytes, now)
         if file is None:
             raise UpstreamUnavailable("The model service answered an upload with no file.")

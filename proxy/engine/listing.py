@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from proxy.core.cursors import Cursor, parse_time_us, write_cursor
-from proxy.core.errors import Overloaded, UpstreamRefused, UpstreamUnavailable
+from proxy.core.errors import UpstreamRefused, UpstreamUnavailable
 from proxy.core.listing import Ascent, Boundary, Descent, Listed, Own, Theirs, UpstreamPage
 from proxy.core.predictions import for_list, render_prediction
 from proxy.core.rewriting import Links, elements
@@ -23,6 +23,7 @@ from proxy.engine.history import History
 from proxy.engine.predictor import Predictor
 from proxy.upstreams.base import Credential, RelayRequest, Upstream
 from proxy.upstreams.bodies import nothing
+from proxy.upstreams.http import TOLD_HEADERS, allow
 from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.records import JsonObject
@@ -38,8 +39,6 @@ LARGE_BYTES = 256 * 1024
 
 _TOGETHER = 10
 """Own entries that are rendered before somebody else has a turn."""
-
-_PASSED_HEADERS = ("content-type", "retry-after", "ratelimit-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +104,10 @@ class Listing:
 
     async def _is_known(self, asker: Asker, upstream: Upstream, scope: Scope) -> bool:
         try:
-            if await self._gatekeeper.is_accepted(upstream, asker.credential, scope):
-                return True
+            await self._gatekeeper.require(upstream, asker.credential, scope)
         except UpstreamRefused:
             return False
-        raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
+        return True
 
     async def _render(self, items: Sequence[Listed], own: dict[Own, Scope]) -> list[bytes]:
         rendered: list[bytes] = []
@@ -137,8 +135,7 @@ class Listing:
         if response.status != 200:
             if response.status in (401, 403):
                 self._gatekeeper.refuse(scope)
-            headers = [pair for pair in response.headers if pair[0].lower().startswith(_PASSED_HEADERS)]
-            raise UpstreamRefused(response.status, headers, body)
+            raise UpstreamRefused(response.status, allow(response.headers, TOLD_HEADERS), body)
         self._gatekeeper.accept(scope)
         links = Links(self._base_url, upstream.api_roots)
         try:

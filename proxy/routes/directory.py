@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 from proxy.core.errors import BadRequest, NotFound, UpstreamTimeout, UpstreamUnavailable
 from proxy.core.requests import is_slug
 from proxy.routes.exchange import Exchange, Handler
-from proxy.routes.models import SINCE, model_document
+from proxy.routes.models import SINCE, model_document, page
 from proxy.routes.passthrough import Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import ModelDescription, ModelTarget, Upstream
@@ -70,7 +70,7 @@ class Directory:
         if not self._is_here(exchange):
             await self._passthrough.handle(exchange)
             return
-        given = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+        given = parse_qs(exchange.query)
         query, limit = given.get("query", [""])[0], given.get("limit", ["20"])[0]
         if not query.strip():
             raise BadRequest("query is required")
@@ -121,11 +121,6 @@ class Directory:
                 described = await _describe(upstream, target)
                 found.append(model_document(self._services.base_url, target.model, described))
         return found
-
-
-def page(results: list[JsonObject]) -> JsonObject:
-    """A list that is whole."""
-    return {"next": None, "previous": None, "results": results}
 
 
 async def _describe(upstream: Upstream, target: ModelTarget) -> ModelDescription | None:

@@ -64,6 +64,24 @@ class Exchange:
         return params
 
     @property
+    def query(self) -> str:
+        """The raw query string, without ``?``."""
+        query: bytes = self.scope["query_string"]
+        return query.decode("latin-1")
+
+    @property
+    def raw_path(self) -> str:
+        """The path below the API's root as the client spelt it, percent-encoded."""
+        raw: bytes = self.scope.get("raw_path") or self.scope["path"].encode()
+        return raw.split(b"?")[0].decode("latin-1")
+
+    @property
+    def announced_bytes(self) -> int:
+        """``Content-Length``; 0 where there is none."""
+        announced = self.headers.get("content-length", "0")
+        return int(announced) if announced.isascii() and announced.isdigit() else 0
+
+    @property
     def receive(self) -> Receive:
         return self._receive
 
@@ -86,8 +104,7 @@ class Exchange:
         """
         if self.headers.get("content-encoding", "identity").lower() != "identity":
             raise UnsupportedMedia("the body must not be compressed")
-        announced = self.headers.get("content-length", "0")
-        if announced.isascii() and announced.isdigit() and int(announced) > max_bytes:
+        if self.announced_bytes > max_bytes:
             raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
         chunks: list[bytes] = []
         size = 0

@@ -9,7 +9,6 @@ Source: Replicate's OpenAPI document, ``/files``.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from urllib.parse import parse_qs
@@ -31,10 +30,10 @@ from proxy.engine.handover import read_file_object
 from proxy.engine.uploads import DEFAULT_TYPE, blob_of
 from proxy.routes.arrivals import Copy, Tap, content_of, discard
 from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
-from proxy.routes.passthrough import FORWARDED_HEADERS, Passthrough
+from proxy.routes.passthrough import Passthrough, bypass_status, forward
 from proxy.services import Services
-from proxy.upstreams.base import Credential, RelayRequest, RelayResponse, Upstream
-from proxy.upstreams.bodies import nothing
+from proxy.upstreams.base import Credential, RelayResponse, Upstream
+from proxy.upstreams.http import TOLD_HEADERS, allow
 from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.errors import Corrupt, StorageError
@@ -44,8 +43,6 @@ FRAMING_BYTES = 1024**2
 
 MAX_ANSWER_BYTES = 4 * 1024**2
 """A page of a hundred file objects has some 100 kB."""
-
-_PASSED_HEADERS = ("content-type", "retry-after", "ratelimit-")
 
 _log = structlog.get_logger("hotplate.files")
 
@@ -108,7 +105,7 @@ class Files:
             await self._pass_on(exchange, place.upstream, credential)
             return
         exchange.note.outcome = "own"
-        query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+        query = parse_qs(exchange.query)
         files = await self._services.uploads.all_of(place.owner)
         page = render_page(files, query.get("cursor", [None])[0], self._services.base_url)
         await exchange.respond_json(200, page)
@@ -147,7 +144,7 @@ class Files:
 
     async def download(self, exchange: Exchange) -> None:
         """``GET /files/{id}/download``: the bytes; of an upstream's file for whoever has its signature."""
-        query = parse_qs(exchange.scope["query_string"].decode("latin-1"))
+        query = parse_qs(exchange.query)
         credential = exchange.credential()
         if "signature" in query and (credential is None or not self._services.gatekeeper.is_own(credential)):
             await self._passthrough.handle(exchange)
@@ -168,7 +165,7 @@ class Files:
         return file
 
     async def _keep_upload(self, exchange: Exchange, owner: Scope, reader: UploadReader) -> None:
-        if _announced_bytes(exchange) > MAX_UPLOAD_BYTES + FRAMING_BYTES:
+        if exchange.announced_bytes > MAX_UPLOAD_BYTES + FRAMING_BYTES:
             await discard(exchange)
             raise FileTooLarge
         try:
@@ -220,7 +217,9 @@ class Files:
         copy = Copy(self._services.uploads) if place.keeps_here and reader is not None else None
         tap = Tap(exchange, reader, copy)
         try:
-            response = await upstream.relay(_request(exchange, tap.chunks()), credential)
+            response = await upstream.relay(
+                forward(exchange, tap.chunks(), exchange.announced_bytes or None), credential
+            )
             content = await read_whole(response, MAX_ANSWER_BYTES)
             if not tap.has_ended:  # answered early: that is a refusal
                 await discard(exchange)
@@ -273,43 +272,21 @@ class Files:
     async def _pass_on(self, exchange: Exchange, upstream: Upstream, credential: Credential | None) -> int:
         """Pass a request about files on, and the answer back with addresses here; its status."""
         exchange.note.outcome, exchange.note.upstream = "relay", upstream.name
-        response = await upstream.relay(_request(exchange, None), credential)
+        response = await upstream.relay(forward(exchange, None), credential)
         content = await read_whole(response, MAX_ANSWER_BYTES)
         await self._answer(exchange, upstream, response, content)
         return response.status
 
     async def _answer(self, exchange: Exchange, upstream: Upstream, response: RelayResponse, content: bytes) -> None:
-        status = f"Hotplate; fwd=bypass; fwd-status={response.status}; detail=uncached"
-        headers = [
-            (name.lower().encode("latin-1"), value.encode("latin-1"))
-            for name, value in response.headers
-            if name.lower().startswith(_PASSED_HEADERS)
-        ]
-        headers += [PRIVATE, (b"cache-status", status.encode())]
+        told = allow(response.headers, TOLD_HEADERS)
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in told]
+        headers += [PRIVATE, bypass_status(response, "uncached")]
         if response.status == 204:
             await exchange.start(204, headers)
             await exchange.write(b"")
             return
         links = Links(self._services.base_url, upstream.api_roots)
         await exchange.respond(response.status, headers, links.localised(content))
-
-
-def _announced_bytes(exchange: Exchange) -> int:
-    announced = exchange.headers.get("content-length", "0")
-    return int(announced) if announced.isascii() and announced.isdigit() else 0
-
-
-def _request(exchange: Exchange, body: AsyncIterator[bytes] | None) -> RelayRequest:
-    raw_path = (exchange.scope.get("raw_path") or exchange.scope["path"].encode()).split(b"?")[0].decode("latin-1")
-    return RelayRequest(
-        method=exchange.method,
-        path=raw_path,
-        query=exchange.scope["query_string"].decode("latin-1"),
-        headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
-        body=body if body is not None else nothing(),
-        has_body=body is not None,
-        body_bytes=_announced_bytes(exchange) or None,
-    )
 
 
 def _document(content: bytes) -> object:

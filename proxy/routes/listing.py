@@ -29,7 +29,7 @@ class PredictionList:
             relay = None
         exchange.note.outcome = "own"
         exchange.note.upstream = relay.name if relay is not None else None
-        cursor = read_request(exchange.scope["query_string"].decode("latin-1"))
+        cursor = read_request(exchange.query)
         page = await services.listing.page(Asker(credential, places, relay), cursor)
         await exchange.respond(200, [JSON_TYPE, PRIVATE], page)
 

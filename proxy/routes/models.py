@@ -39,14 +39,14 @@ class Models:
         if described is None:
             await self._passthrough.handle(exchange)
             return
-        await exchange.respond_json(200, {"next": None, "previous": None, "results": [_version(described)]})
+        await exchange.respond_json(200, page([_version(described)]))
 
     async def examples(self, exchange: Exchange) -> None:
         """Examples of a model: Cog keeps none."""
         if await self._own(exchange) is None:
             await self._passthrough.handle(exchange)
             return
-        await exchange.respond_json(200, {"next": None, "previous": None, "results": []})
+        await exchange.respond_json(200, page([]))
 
     async def version(self, exchange: Exchange) -> None:
         """One version of a model."""
@@ -82,6 +82,11 @@ class Models:
         credential = exchange.credential()
         self._services.gatekeeper.scope_of(upstream, credential)
         return await upstream.describe(ModelTarget(owner, name), None)
+
+
+def page(results: list[JsonObject]) -> JsonObject:
+    """A list that is whole."""
+    return {"next": None, "previous": None, "results": results}
 
 
 def model_document(base_url: str, model: str, described: ModelDescription | None) -> JsonObject:

@@ -15,7 +15,7 @@ from proxy.core.rewriting import Links
 from proxy.routes.exchange import PRIVATE, Exchange
 from proxy.services import Services
 from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
-from proxy.upstreams.bodies import joined, only, read_head
+from proxy.upstreams.bodies import joined, nothing, only, read_head
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
@@ -32,6 +32,9 @@ FORWARDED_HEADERS = frozenset(
     }
 )
 """Request headers that an upstream gets; the credential is added from ``Credential``."""
+
+CACHE_NAME = "Hotplate"
+"""How this cache calls itself in ``Cache-Status``, RFC 9211."""
 
 MAX_ANSWER_BYTES = 16 * 1024**2
 """A JSON answer up to this is held to look for links; a page of a hundred models with their schemas has a few MB. A
@@ -68,23 +71,14 @@ class Passthrough:
         if credential is not None and self._services.gatekeeper.is_own(credential):
             raise NotFound("The requested resource could not be found.")
         exchange.note.upstream = upstream.name
-        raw_path = (exchange.scope.get("raw_path") or exchange.scope["path"].encode()).split(b"?")[0].decode("latin-1")
-        if ".." in raw_path.split("/") or not raw_path.isascii():
+        if ".." in exchange.raw_path.split("/") or not exchange.raw_path.isascii():
             raise NotFound("The requested resource could not be found.")
         has_body = body is not None or "content-length" in exchange.headers or "transfer-encoding" in exchange.headers
         links = Links(self._services.base_url, upstream.api_roots)
         arriving = only(body) if body is not None else exchange.chunks()
         if has_body and _is_json(exchange.headers):
             arriving = await _translated(arriving, links.returned, MAX_REQUEST_BYTES)
-        request = RelayRequest(
-            method=exchange.method,
-            path=raw_path,
-            query=exchange.scope["query_string"].decode("latin-1"),
-            headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
-            body=arriving,
-            has_body=has_body,
-        )
-        response = await upstream.relay(request, credential)
+        response = await upstream.relay(forward(exchange, arriving if has_body else None), credential)
         try:
             await self._answer(exchange, response, links, detail)
         finally:
@@ -97,8 +91,7 @@ class Passthrough:
                 value = links.local_url(value) or value
             if name.lower() != "cache-control":
                 headers.append((name.lower().encode("latin-1"), value.encode("latin-1")))
-        status = f"Hotplate; fwd=bypass; fwd-status={response.status}; detail={detail}"
-        headers += [PRIVATE, (b"cache-status", status.encode())]
+        headers += [PRIVATE, bypass_status(response, detail)]
         chunks, given = response.body, {name.lower(): value for name, value in response.headers}
         if exchange.method != "HEAD" and response.status != 206 and _is_json(given):
             head, is_whole = await read_head(chunks, MAX_ANSWER_BYTES)
@@ -115,6 +108,24 @@ class Passthrough:
         async for chunk in chunks:
             await exchange.write(chunk, more=True)
         await exchange.write(b"")
+
+
+def forward(exchange: Exchange, body: AsyncIterator[bytes] | None, body_bytes: int | None = None) -> RelayRequest:
+    """The client's request as it goes on to an upstream; ``body_bytes`` where the length of ``body`` is known."""
+    return RelayRequest(
+        method=exchange.method,
+        path=exchange.raw_path,
+        query=exchange.query,
+        headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
+        body=body if body is not None else nothing(),
+        has_body=body is not None,
+        body_bytes=body_bytes,
+    )
+
+
+def bypass_status(response: RelayResponse, detail: str) -> tuple[bytes, bytes]:
+    """The ``Cache-Status`` of an answer that is an upstream's own. Source: RFC 9211."""
+    return b"cache-status", f"{CACHE_NAME}; fwd=bypass; fwd-status={response.status}; detail={detail}".encode()
 
 
 def _is_json(headers: dict[str, str]) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
-from proxy.core.errors import InputInvalid, InvalidField, NotFound, Overloaded
+from proxy.core.errors import InputInvalid, InvalidField, NotFound
 from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
 from proxy.core.requests import CreateBody, is_slug, parse_cancel_after, parse_create, parse_prefer_wait
@@ -20,15 +20,12 @@ from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create
 from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
-from proxy.routes.passthrough import Passthrough
+from proxy.routes.passthrough import CACHE_NAME, Passthrough
 from proxy.services import Services
-from proxy.upstreams.base import Credential, Upstream
+from proxy.upstreams.base import Upstream
 from proxy.upstreams.webhook_http import check_webhook_url
 from storage.digest import Scope
 from storage.records import JsonValue
-
-CACHE_NAME = "Hotplate"
-"""How this cache calls itself in ``Cache-Status``, RFC 9211."""
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
 
@@ -173,18 +170,14 @@ class Predictions:
         for upstream, scope in services.scopes(credential):
             if not services.predictor.is_own(exchange.params["id"], scope):
                 continue
-            await self._check_still_accepted(upstream, credential, scope)
+            # A prediction is shown to a credential that its upstream accepts now, as a hit is.
+            await services.gatekeeper.require(upstream, credential, scope)
             prediction = await action(exchange.params["id"], scope)
             if prediction is not None:
                 exchange.note.outcome, exchange.note.upstream = "own", upstream.name
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
                 return
         await self._passthrough.handle(exchange)
-
-    async def _check_still_accepted(self, upstream: Upstream, credential: Credential | None, scope: Scope) -> None:
-        """A prediction is shown to a credential that its upstream accepts now, as a hit is."""
-        if not await self._services.gatekeeper.is_accepted(upstream, credential, scope):
-            raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
 
 
 def _comes_in_pieces(output: JsonValue) -> bool:

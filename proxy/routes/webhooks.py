@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
-from proxy.core.errors import Overloaded
 from proxy.routes.exchange import PRIVATE, Exchange
 from proxy.routes.passthrough import Passthrough
 from proxy.services import Services
@@ -28,10 +27,9 @@ class Webhooks:
             await self._passthrough.handle(exchange)
             return
         credential = exchange.credential()
-        named = parse_qs(exchange.scope["query_string"].decode("latin-1")).get("upstream")
+        named = parse_qs(exchange.query).get("upstream")
         upstream, scope = services.webhook_secrets.home(credential, named[0] if named else None)
         exchange.note.outcome, exchange.note.upstream = "own", upstream.name
-        if not await services.gatekeeper.is_accepted(upstream, credential, scope):
-            raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
+        await services.gatekeeper.require(upstream, credential, scope)
         answer = await services.webhook_secrets.tell(upstream, credential, scope)
         await exchange.respond(200, [(b"content-type", answer.content_type.encode("latin-1")), PRIVATE], answer.body)

@@ -304,7 +304,7 @@ class Egress:
         return Fetched(
             status=response.status,
             url=location.url,
-            headers=dict(allow(response.headers, _HEADERS)),
+            headers=dict(allow(response.headers.items(), _HEADERS)),
             expected_bytes=expected,
             is_length_known=expected is not None or transfer == "chunked",
             chunks=_chunks(location.host, response, max_bytes, deadline),

@@ -16,7 +16,7 @@ sending, and then nobody can tell whether the request was read.
 from __future__ import annotations
 
 import ssl
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -168,8 +168,12 @@ def pass_on(headers: Iterable[tuple[str, str]], without: frozenset[str]) -> list
     return [(name, value) for name, value in given if name not in dropped]
 
 
-def allow(headers: Mapping[str, str], names: Sequence[str]) -> list[tuple[str, str]]:
+TOLD_HEADERS = ("content-type", "retry-after", "ratelimit-")
+"""What goes on to the client with an answer that was read whole here, above all with a refusal."""
+
+
+def allow(headers: Iterable[tuple[str, str]], names: Sequence[str]) -> list[tuple[str, str]]:
     """Those of ``headers`` whose name is in ``names`` (lower case) or begins with one that ends in ``-``."""
     prefixes = tuple(name for name in names if name.endswith("-"))
-    given = ((name.lower(), value) for name, value in headers.items())
+    given = ((name.lower(), value) for name, value in headers)
     return [(name, value) for name, value in given if name in names or (prefixes and name.startswith(prefixes))]

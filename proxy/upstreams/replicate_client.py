@@ -20,7 +20,7 @@ import orjson
 
 from proxy.core.errors import Unauthenticated, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from proxy.upstreams.base import Credential, Job
-from proxy.upstreams.http import allow
+from proxy.upstreams.http import TOLD_HEADERS, allow
 from proxy.upstreams.relay import translate
 from proxy.upstreams.replicate_documents import (
     create_body,
@@ -43,7 +43,6 @@ READINESS_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 64 * 1024**2
 """A prediction whose output came as ``data:`` URLs is large; beyond this it is no answer."""
 
-_REFUSAL_HEADERS = ("content-type", "retry-after", "ratelimit-")
 _PASSING = frozenset({408, 425, 429})
 
 
@@ -133,7 +132,7 @@ class ReplicateClient:
             except httpx.TransportError as error:
                 raise translate(error) from error
         if answer.status >= 400:
-            raise UpstreamRefused(answer.status, allow(answer.headers, _REFUSAL_HEADERS), answer.content)
+            raise UpstreamRefused(answer.status, allow(answer.headers.items(), TOLD_HEADERS), answer.content)
         try:
             if not answer.is_ok:
                 raise ValueError(f"status {answer.status}")

@@ -151,7 +151,7 @@ def test_hop_by_hop_headers_and_those_that_connection_names_are_dropped() -> Non
 
 def test_allow_list_knows_names_and_prefixes() -> None:
     given = httpx.Headers({"Retry-After": "3", "RateLimit-Reset": "1", "Set-Cookie": "a=b", "rate": "1"})
-    assert allow(given, ("retry-after", "ratelimit-")) == [("retry-after", "3"), ("ratelimit-reset", "1")]
+    assert allow(given.items(), ("retry-after", "ratelimit-")) == [("retry-after", "3"), ("ratelimit-reset", "1")]
 
 
 def test_tls_trusts_certifi_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
