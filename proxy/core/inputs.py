@@ -44,7 +44,7 @@ class InputFile:
         path: its place in the input.
         text: the string, without the white space around a URL.
         kind: ``"data"``: the shape of a base64 ``data:`` URL; ``"output"``: an address of outputs here, genuine or not;
-            ``"upload"``: the URL of an uploaded file, here or at the upstream, or of its bytes here; ``"url"``: any other
+            ``"upload"``: the URL of an uploaded file, here or at the upstream, or of its bytes; ``"url"``: any other
             http(s) URL.
         name: of an output what stands below ``/outputs/``; of an upload its id.
         is_own: it is an address of this proxy, so that an upstream elsewhere cannot read it.
@@ -59,7 +59,6 @@ class InputFile:
     is_own: bool = False
     is_declared: bool = False
     is_exact: bool = True
-
 
     def at(self, files_url: str) -> str:
         """An upload as it is named below ``files_url``, which ends in ``/files/``."""
