@@ -18,7 +18,7 @@ from proxy.core.errors import InputInvalid, UpstreamRefused
 from proxy.core.ids import CLOCK_TOLERANCE_S, IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.policy import Bypass, Cached, plan_lookup
-from proxy.core.predictions import HitTemplate, Prediction
+from proxy.core.predictions import HitTemplate, Prediction, known_end
 from proxy.core.schemas import normalise_input
 from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
@@ -376,7 +376,7 @@ class Predictor:
                 is_removed = True
         return replace(
             base,
-            status=outcome.status,
+            status=known_end(outcome.status) if entry.deadline_at is None else outcome.status,
             output=output,
             is_data_removed=is_removed,
             error=outcome.error,

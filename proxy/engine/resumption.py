@@ -100,7 +100,7 @@ class Resumption:
         )
         prepared = Prepared(run.described, run.plan, run.sent or {}, run.key_input, run.key)
         flight = self._runs.plan_flight(run.key, run.started_at, run.record_id)
-        # Its clients were answered already, so it counts as taken from the start. One that is run once more starts anew.
+        # Its clients were answered already, so it counts as taken. One that is run once more starts anew.
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
         flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))

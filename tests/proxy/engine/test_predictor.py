@@ -535,7 +535,7 @@ async def test_run_that_is_never_taken_is_an_error_and_the_next_request_tries_ag
     assert (await shown(engine, await engine.run())).status == "succeeded"
 
 
-@pytest.mark.parametrize("status", ["failed", "canceled", "aborted"])
+@pytest.mark.parametrize("status", ["failed", "canceled"])
 async def test_run_that_does_not_succeed_is_told_and_not_stored_and_the_next_request_runs_again(status: str) -> None:
     engine = Engine()
     engine.upstream.status = status
@@ -550,6 +550,18 @@ async def test_run_that_does_not_succeed_is_told_and_not_stored_and_the_next_req
     after = await found(await engine.restarted(), entry.id)
     assert after is not None
     assert (after.status, after.error) == (status, "the model says no")
+
+
+async def test_only_who_set_a_deadline_hears_of_an_aborted_run() -> None:
+    """The word ends the Python client's reading of the answer, and the JavaScript client waits for another one."""
+    engine = Engine()
+    engine.upstream.status = "aborted"
+    patient = await engine.run()
+    assert (await shown(engine, patient)).status == "canceled"
+    assert (await shown(engine, await engine.run(deadline_s=30.0))).status == "aborted"
+    after = await found(await engine.restarted(), patient.id)
+    assert after is not None
+    assert after.status == "canceled"
 
 
 @pytest.mark.parametrize("error", [UpstreamTimeout("The run did not end in time."), RuntimeError("a bug")])
