@@ -29,6 +29,7 @@ from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.remains import Remains
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.streams import Streams
@@ -70,6 +71,7 @@ class Predictor:
         journal: Journal,
         ongoing: Ongoing,
         history: History,
+        remains: Remains,
         streams: Streams,
         notices: Notices,
         cache_enabled: bool,
@@ -86,6 +88,7 @@ class Predictor:
         self._journal = journal
         self._ongoing = ongoing
         self._history = history
+        self._remains = remains
         self._streams = streams
         self._notices = notices
         self._cache_enabled = cache_enabled
@@ -309,7 +312,7 @@ class Predictor:
         canceled = await self._journal.canceled(own_id)
         if canceled is not None:
             return canceled
-        record = await self._results.find_complete(parts.record_id)
+        record = await self._results.find_complete(parts.record_id) or await self._remains.find(parts.record_id)
         if record is None or record.scope != scope or not parts.may_name(record.created_at):
             return await self._without_result(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at

@@ -221,6 +221,26 @@ async def test_run_whose_result_was_stored_before_the_end_is_not_asked_for_again
     assert (await found(again, entry.id)).status == "succeeded"
 
 
+async def test_run_whose_words_were_left_before_the_end_is_not_run_once_more() -> None:
+    engine = Engine()
+    engine.upstream = cog(engine)
+    engine.upstream.answer = lambda job: "Once upon a time"
+    (entry,) = await begun(engine, token=None)
+    rows = dict(engine.ledger._values)
+    assert engine.upstream.gate is not None
+    engine.upstream.gate.set()
+    await entry.flight.finished(5)
+    await engine.journal.drain()
+    engine.ledger._values.update(rows)
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    one = await again.predictor.find(entry.id, entry.scope)
+    assert one is not None
+    assert (one.status, one.output) == ("succeeded", "Once upon a time")
+    assert again.upstream.jobs == []
+
+
 async def test_run_of_an_upstream_that_is_gone_has_failed() -> None:
     engine = Engine()
     (entry,) = await begun(engine)
