@@ -412,6 +412,8 @@ class Predictor:
         """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
+        if entry.flight.sharers <= 0:
+            self._ongoing.run_unwanted(entry.flight.record_id)
         noted = self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)
