@@ -36,6 +36,7 @@ from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.resumption import Resumption
@@ -218,6 +219,7 @@ def _services(
     rows = RowWriter(storage.ledger)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
+    remains = Remains(rows, Sealer(secrets), storage.blobs)
     history = History(storage.ledger, time.time)
     gatekeeper = Gatekeeper(
         secrets,
@@ -269,6 +271,7 @@ def _services(
         mint=mint,
         journal=journal,
         results=storage.results,
+        remains=remains,
         blobs=storage.blobs,
         ingestor=ingestor,
         renderer=renderer,
@@ -282,6 +285,7 @@ def _services(
         gatekeeper=gatekeeper,
         journal=journal,
         ongoing=ongoing,
+        remains=remains,
         streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         keeps_text=settings.cache.text,
@@ -299,6 +303,7 @@ def _services(
         journal=journal,
         history=history,
         ongoing=ongoing,
+        remains=remains,
         streams=streams,
         notices=notices,
         cache_enabled=settings.cache.enabled,

@@ -24,6 +24,15 @@ Status = Literal["starting", "processing", "succeeded", "failed", "canceled", "a
 TERMINAL: frozenset[Status] = frozenset({"succeeded", "failed", "canceled", "aborted"})
 
 
+def known_end(status: Status) -> Status:
+    """``status`` for a client that set no deadline of its own.
+
+    ``aborted`` is the word for a deadline that was over before the start. Clients that did not ask for one may not know
+    it: Python's refuses the whole answer, JavaScript's polls on for ever.
+    """
+    return "canceled" if status == "aborted" else status
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One prediction in one state; times in epoch seconds, ``output`` as the client will see it."""

@@ -13,7 +13,7 @@ import asyncio
 import orjson
 
 from proxy.core.ids import IdParts, PredictionId
-from proxy.core.predictions import Prediction, Status
+from proxy.core.predictions import Prediction, Status, known_end
 from proxy.engine.rows import RowWriter
 from proxy.upstreams.base import ModelDescription, Outcome
 from storage.digest import RecordId, Scope
@@ -92,7 +92,8 @@ class Journal:
         row = await self._read(_run(parts.record_id))
         if row is None or row["scope"] != scope.hex():
             return None
-        status: Status = "failed" if row["status"] == "running" else row["status"]
+        # A deadline that is over has a row of its own, so this is the end of the run for all others who shared it.
+        status: Status = "failed" if row["status"] == "running" else known_end(row["status"])
         return Prediction(
             id=prediction_id,
             model=row["model"],

@@ -2,15 +2,16 @@
 
 Two kinds of rows, both sealed, since they hold tokens, inputs and webhook addresses: ``going:<record>`` for a run,
 from the moment at which its upstream took it until it has ended, and ``pred:<id>`` for each prediction that made or
-shares it, until nobody need be told of it any more. They are written one after another, and a create is answered once
-those of its prediction and of the run before it are: an id that a client was told is known to the next process.
+shares it, until nobody need be told of it any more. A third, ``unwanted:<record>``, says that all have cancelled.
+They are written one after another, and a create is answered once those of its prediction and of the run before it are:
+an id that a client was told is known to the next process.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import orjson
@@ -31,7 +32,7 @@ KEEP_S = 86_400.0
 MAX_ROW_BYTES = 8 * 1024**2
 """A larger input is left out of the row: the run is then taken up only where it goes on by itself."""
 
-_RUN, _PREDICTION = "going:", "pred:"
+_RUN, _PREDICTION, _UNWANTED = "going:", "pred:", "unwanted:"
 
 T = TypeVar("T")
 
@@ -48,6 +49,7 @@ class OngoingRun:
         job_id: our execution id.
         sent: the input that was sent, for an upstream at which it must be run once more; else ``None``.
         repeats: how many times it was run once more already.
+        is_unwanted: everybody has cancelled, and its upstream may not have heard of that.
     """
 
     record_id: RecordId
@@ -64,6 +66,7 @@ class OngoingRun:
     credential: Credential | None
     started_at: float
     repeats: int = 0
+    is_unwanted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,7 @@ class Ongoing:
     def __init__(self, rows: RowWriter, sealer: Sealer) -> None:
         self._rows = rows
         self._sealer = sealer
+        self._unwanted: set[RecordId] = set()
 
     def run_began(self, run: OngoingRun) -> None:
         """The upstream has taken ``run``."""
@@ -119,6 +123,14 @@ class Ongoing:
     def run_ended(self, record_id: RecordId) -> None:
         """The run has ended; nobody need take it up."""
         self._rows.remove(f"{_RUN}{record_id:010x}")
+        if record_id in self._unwanted:
+            self._unwanted.discard(record_id)
+            self._rows.remove(f"{_UNWANTED}{record_id:010x}")
+
+    def run_unwanted(self, record_id: RecordId) -> None:
+        """Everybody who shared the run has cancelled."""
+        self._unwanted.add(record_id)
+        self._rows.put(f"{_UNWANTED}{record_id:010x}", b"1", KEEP_S)
 
     def joined(self, one: OngoingPrediction) -> asyncio.Task[bool]:
         """A prediction waits for a run, or more is known of it; the task ends when that is written."""
@@ -144,7 +156,11 @@ class Ongoing:
 
     async def load(self) -> tuple[list[OngoingRun], list[OngoingPrediction]]:
         """What a former process left behind. Rows that cannot be read are left to their end of life."""
-        return await self._load(_RUN, _run), await self._load(_PREDICTION, _prediction)
+        self._unwanted |= {
+            RecordId(int(name.removeprefix(_UNWANTED), 16)) for name, _ in await self._rows.scan(_UNWANTED)
+        }
+        runs = [replace(run, is_unwanted=run.record_id in self._unwanted) for run in await self._load(_RUN, _run)]
+        return runs, await self._load(_PREDICTION, _prediction)
 
     async def _load(self, prefix: str, read: Callable[[JsonObject], T]) -> list[T]:
         found: list[T] = []

@@ -19,7 +19,7 @@ from proxy.core.ids import CLOCK_TOLERANCE_S, IdMint, IdParts, PredictionId
 from proxy.core.keys import KeyIngredients, derive_key
 from proxy.core.outputs import substitute
 from proxy.core.policy import Bypass, Cached, plan_lookup
-from proxy.core.predictions import HitTemplate, Prediction
+from proxy.core.predictions import HitTemplate, Prediction, known_end
 from proxy.core.schemas import normalise_input
 from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
@@ -30,6 +30,7 @@ from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.remains import Remains
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.streams import Streams
@@ -75,6 +76,7 @@ class Predictor:
         journal: Journal,
         ongoing: Ongoing,
         history: History,
+        remains: Remains,
         streams: Streams,
         notices: Notices,
         cache_enabled: bool,
@@ -91,6 +93,7 @@ class Predictor:
         self._journal = journal
         self._ongoing = ongoing
         self._history = history
+        self._remains = remains
         self._streams = streams
         self._notices = notices
         self._cache_enabled = cache_enabled
@@ -316,7 +319,7 @@ class Predictor:
         canceled = await self._journal.canceled(own_id)
         if canceled is not None:
             return canceled
-        record = await self._results.find_complete(parts.record_id)
+        record = await self._results.find_complete(parts.record_id) or await self._remains.find(parts.record_id)
         if record is None or record.scope != scope or not parts.may_name(record.created_at):
             return await self._without_result(own_id, parts, scope)
         shared_the_run = parts.created_at < record.completed_at
@@ -383,7 +386,7 @@ class Predictor:
                 is_removed = True
         return replace(
             base,
-            status=outcome.status,
+            status=known_end(outcome.status) if entry.deadline_at is None else outcome.status,
             output=output,
             is_data_removed=is_removed,
             error=outcome.error,
@@ -416,6 +419,8 @@ class Predictor:
         """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
         self._coalescer.leave(entry.flight)
+        if entry.flight.sharers <= 0:
+            self._ongoing.run_unwanted(entry.flight.record_id)
         noted = self._journal.cancel(_as_canceled(entry))
         if entry.webhook is not None:
             self._notices.changed(entry)

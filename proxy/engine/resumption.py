@@ -12,7 +12,7 @@ from typing import Literal
 
 import structlog
 
-from proxy.engine.coalescer import Coalescer
+from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, STARTED
 from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
@@ -70,6 +70,9 @@ class Resumption:
                 sharers.setdefault(one.record_id, []).append(one)
         for run in runs:
             upstream = self._upstreams.get(run.upstream)
+            if run.is_unwanted and (upstream is None or not upstream.outlives_us):
+                self._ongoing.run_ended(run.record_id)  # it ended with its connection, and that is what was asked for
+                continue
             how = self._judge(run, upstream)
             self._observe(run.upstream, how)
             _log.info("run_left_behind", upstream=run.upstream, how=how)
@@ -99,12 +102,14 @@ class Resumption:
             wants_s=0.0,
         )
         prepared = Prepared(run.described, run.plan, run.sent or {}, run.key_input, run.key)
-        flight = self._runs.plan_flight(run.key, run.started_at, run.record_id)
-        # Its clients were answered already, so it counts as taken from the start. A run once more starts anew.
+        flight = self._runs.plan_flight(None if run.is_unwanted else run.key, run.started_at, run.record_id)
+        # Its clients were answered already, so it counts as taken. One that is run once more starts anew.
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
         flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))
         flight.sharers = max(len(sharers), 1)
+        if run.is_unwanted:
+            flight.listen(self._leave)
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared, taken_up))
         for one in sharers:
@@ -127,3 +132,8 @@ class Resumption:
                 ),
                 STARTED if one.has_started else NOTHING_TOLD,
             )
+
+    def _leave(self, flight: Flight) -> None:
+        """A run that nobody wants is cancelled at its upstream, now that it is followed there again."""
+        if flight.sharers > 0:
+            self._coalescer.leave(flight)

@@ -30,6 +30,7 @@ from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.ongoing import Ongoing, OngoingRun
 from proxy.engine.partials import Partials
+from proxy.engine.remains import Remains
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.streams import Streams
 from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, Outcome, Progress, Upstream
@@ -117,6 +118,7 @@ class Runs:
         gatekeeper: Gatekeeper,
         journal: Journal,
         ongoing: Ongoing,
+        remains: Remains,
         streams: Streams,
         observe_run: RunObserver,
         keeps_text: KeepsText,
@@ -129,6 +131,7 @@ class Runs:
         self._gatekeeper = gatekeeper
         self._journal = journal
         self._ongoing = ongoing
+        self._remains = remains
         self._streams = streams
         self._observe_run = observe_run
         self._keeps_text: KeepsText = keeps_text
@@ -229,6 +232,9 @@ class Runs:
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == create.scope:
             return self._found_inside(stored)
+        left = await self._remains.find(flight.record_id)
+        if left is not None and left.scope == create.scope:
+            return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
         if create.upstream.outlives_us:
@@ -318,11 +324,17 @@ class Runs:
         is_stored = False
         if isinstance(decision, Store):
             record = replace(record, stream_log=await self._streams.keep_log(flight, record))
+            replaced = await self._results.get_complete(record.key)
+            if replaced is not None:
+                await self._remains.keep(replaced)  # predictions were answered with it, perhaps a moment ago
             try:
                 await self._results.put(record)
                 is_stored = True
             except StorageError as error:
                 _log.warning("result_not_stored", reason=type(error).__name__, detail=str(error))
+        may_remain = prepared.plan != Bypass("request") and not ingested.left
+        if not is_stored and may_remain and (not record.files or ingested.are_stored):
+            await self._remains.keep(record)
         left = tuple((file.path, file.url) for file in ingested.left)
         # Files may stand in the output as megabytes of base64, and a flight is remembered for an hour.
         return Landed(replace(outcome, output=None), record, is_stored, left)

@@ -28,6 +28,7 @@ from proxy.engine.hub import Budget, Hub, Source
 from proxy.engine.ingestor import Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.remains import Remains
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.upstreams.bodies import only
 from storage.digest import Scope
@@ -89,6 +90,7 @@ class Streams:
         mint: IdMint,
         journal: Journal,
         results: ResultStore,
+        remains: Remains,
         blobs: ContentStore,
         ingestor: Ingestor,
         renderer: Renderer,
@@ -99,6 +101,7 @@ class Streams:
         self._mint = mint
         self._journal = journal
         self._results = results
+        self._remains = remains
         self._blobs = blobs
         self._ingestor = ingestor
         self._renderer = renderer
@@ -154,7 +157,8 @@ class Streams:
         canceled = await self._journal.canceled(prediction_id)
         if canceled is not None:
             return _ended_without_result(prediction_id, canceled.created_at, canceled.logs, "canceled", None)
-        record = await self._results.find_complete(opened.parts.record_id)
+        record_id = opened.parts.record_id
+        record = await self._results.find_complete(record_id) or await self._remains.find(record_id)
         if record is not None and self._mint.fits(opened, record.scope) and opened.parts.may_name(record.created_at):
             return Finished(prediction_id, record.scope, await self._log_of(record))
         scope = await self._journal.scope_of(opened.parts.record_id)

@@ -126,7 +126,9 @@ class WebhookSecrets:
         owners = [(upstream, scope)]
         home, home_scope = self.home(credential)
         if home is not upstream:
-            owners.append((home, home_scope))
+            # A token is shown to an upstream that its request does not go to only where it is known to be somebody.
+            if self._gatekeeper.is_accepted_now(home, home_scope):
+                owners.append((home, home_scope))
             self._link(Place(upstream.name, scope), Place(home.name, home_scope))
         for owner, owner_scope in owners:
             place = Place(owner.name, owner_scope)

@@ -28,6 +28,7 @@ from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
 from proxy.engine.resumption import Resumption
@@ -98,6 +99,7 @@ class Engine:
         self.journal = Journal(rows)
         self.history = History(self.storage.ledger, self.clock)
         self.ongoing = Ongoing(rows, Sealer(self.secrets))
+        self.remains = Remains(rows, Sealer(self.secrets), self.storage.blobs)
         self.left_behind: list[tuple[str, str]] = []
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
         self.recent = RecentPredictions(self.clock)
@@ -126,6 +128,7 @@ class Engine:
             mint=mint,
             journal=self.journal,
             results=self.storage.results,
+            remains=self.remains,
             blobs=self.storage.blobs,
             ingestor=self.ingestor,
             renderer=self.renderer,
@@ -165,6 +168,7 @@ class Engine:
             gatekeeper=self.gatekeeper,
             journal=self.journal,
             ongoing=self.ongoing,
+            remains=self.remains,
             streams=self.streams,
             observe_run=lambda name, outcome: self.runs.append(outcome),
             keeps_text="deterministic",
@@ -182,6 +186,7 @@ class Engine:
             journal=self.journal,
             history=self.history,
             ongoing=self.ongoing,
+            remains=self.remains,
             streams=self.streams,
             notices=self.notices,
             cache_enabled=cache_enabled,

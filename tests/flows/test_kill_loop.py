@@ -11,7 +11,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.flows.harness import README_MODEL, SMALL, descendants, local_config, start_proxy, wait_until_gone
+from tests.flows.harness import (
+    README_MODEL,
+    SMALL,
+    ProxyProcess,
+    descendants,
+    local_config,
+    start_proxy,
+    wait_until_gone,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -44,6 +52,13 @@ def ask(url: str, prompt: str) -> httpx.Response:
     return httpx.post(url + CREATE, json=given, headers={"Prefer": "wait"}, timeout=30, trust_env=False)
 
 
+def repeats(proxy: ProxyProcess) -> float:
+    """How many runs that a kill had cut off the proxy has run once more."""
+    text = httpx.get(f"{proxy.admin_url}/metrics", trust_env=False).text
+    lines = [line for line in text.splitlines() if line.startswith('hotplate_runs_left_behind_total{how="repeated"')]
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
 def test_nothing_acknowledged_is_lost_and_nothing_is_left_behind(tmp_path: Path) -> None:
     dice = random.Random(20261123)
     acknowledged: dict[str, str] = {}
@@ -66,7 +81,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_left_behind(tmp_path: Path)
             answer = ask(last.public_url, prompt)
             assert answer.headers["cache-status"] == "Hotplate; hit", prompt
             assert answer.json()["output"][0] == output
-        assert last.runs() == 0
+        assert last.runs() <= repeats(last), "only what the last kill cut off is run once more"
     finally:
         last.stop()
     left = [path for name in ("tmp", "run") for path in (last.data_dir / name).rglob("*") if path.is_file()]

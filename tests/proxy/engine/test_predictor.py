@@ -535,7 +535,7 @@ async def test_run_that_is_never_taken_is_an_error_and_the_next_request_tries_ag
     assert (await shown(engine, await engine.run())).status == "succeeded"
 
 
-@pytest.mark.parametrize("status", ["failed", "canceled", "aborted"])
+@pytest.mark.parametrize("status", ["failed", "canceled"])
 async def test_run_that_does_not_succeed_is_told_and_not_stored_and_the_next_request_runs_again(status: str) -> None:
     engine = Engine()
     engine.upstream.status = status
@@ -550,6 +550,18 @@ async def test_run_that_does_not_succeed_is_told_and_not_stored_and_the_next_req
     after = await found(await engine.restarted(), entry.id)
     assert after is not None
     assert (after.status, after.error) == (status, "the model says no")
+
+
+async def test_only_who_set_a_deadline_hears_of_an_aborted_run() -> None:
+    """The word ends the Python client's reading of the answer, and the JavaScript client waits for another one."""
+    engine = Engine()
+    engine.upstream.status = "aborted"
+    patient = await engine.run()
+    assert (await shown(engine, patient)).status == "canceled"
+    assert (await shown(engine, await engine.run(deadline_s=30.0))).status == "aborted"
+    after = await found(await engine.restarted(), patient.id)
+    assert after is not None
+    assert after.status == "canceled"
 
 
 @pytest.mark.parametrize("error", [UpstreamTimeout("The run did not end in time."), RuntimeError("a bug")])
@@ -1109,14 +1121,46 @@ async def test_prediction_whose_file_is_lost_is_shown_with_its_data_removed() ->
     assert (one.status, one.output, one.is_data_removed) == ("succeeded", None, True)
 
 
-async def test_replaced_result_is_not_shown_under_the_ids_of_the_old_one() -> None:
+async def test_replaced_result_stays_for_an_hour_what_its_own_predictions_show() -> None:
+    """A hit lost its output a moment after its answer, when another request asked for a new run."""
     engine = Engine()
     old = await engine.run()
+    hit = await engine.create()
+    shown_before = (await shown(engine, old)).output
     engine.egress.serve(OUT, png("blue"))
-    await engine.run(cache_control="no-cache")
-    one = await found(await engine.restarted(), old.id)
+    new = await engine.run(cache_control="no-cache")
+    again = await engine.restarted()
+    for prediction_id in (old.id, hit.id):
+        one = await found(again, prediction_id)
+        assert one is not None
+        assert (one.output, one.is_data_removed) == (shown_before, False)
+    assert (await shown(engine, new)).output != shown_before
+    repeat = await again.create()
+    assert isinstance(repeat, Hit)
+    assert repeat.record.record_id == new.flight.record_id
+    engine.clock.advance(3601)
+    one = await found(again, old.id)
     assert one is not None
     assert (one.output, one.is_data_removed) == (None, True)
+
+
+@pytest.mark.parametrize(("cache_control", "is_left"), [(None, True), ("no-store", False)])
+async def test_words_that_are_not_kept_for_others_outlive_a_restart_for_their_own_client(
+    cache_control: str | None, is_left: bool
+) -> None:
+    """After a restart they were shown as succeeded without any output, seconds after they were written."""
+    engine = Engine()
+    engine.upstream.answer = lambda job: ["Once ", "upon ", "a time"]
+    entry = await engine.run(cache_control=cache_control)
+    again = await engine.restarted()
+    one = await found(again, entry.id)
+    assert one is not None
+    assert (one.output, one.is_data_removed) == ((["Once ", "upon ", "a time"], False) if is_left else (None, True))
+    assert await found(again, entry.id, OTHER_TOKEN) is None
+    assert (await again.streams.find(entry.id) is not None) == is_left
+    assert all(b"Once" not in value for value, _ in engine.ledger._values.values())
+    again.upstream.answer = engine.upstream.answer
+    assert isinstance(await again.create(), Running)
 
 
 @pytest.mark.parametrize("text", ["", "a" * 26, "x" * 5000, "../../etc/passwd", "\x00" * 26, "\u00e9" * 26])

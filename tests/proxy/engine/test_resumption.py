@@ -221,6 +221,26 @@ async def test_run_whose_result_was_stored_before_the_end_is_not_asked_for_again
     assert (await found(again, entry.id)).status == "succeeded"
 
 
+async def test_run_whose_words_were_left_before_the_end_is_not_run_once_more() -> None:
+    engine = Engine()
+    engine.upstream = cog(engine)
+    engine.upstream.answer = lambda job: "Once upon a time"
+    (entry,) = await begun(engine, token=None)
+    rows = dict(engine.ledger._values)
+    assert engine.upstream.gate is not None
+    engine.upstream.gate.set()
+    await entry.flight.finished(5)
+    await engine.journal.drain()
+    engine.ledger._values.update(rows)
+    again = await killed(engine)
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    one = await again.predictor.find(entry.id, entry.scope)
+    assert one is not None
+    assert (one.status, one.output) == ("succeeded", "Once upon a time")
+    assert again.upstream.jobs == []
+
+
 async def test_run_of_an_upstream_that_is_gone_has_failed() -> None:
     engine = Engine()
     (entry,) = await begun(engine)
@@ -267,6 +287,38 @@ async def test_cancelled_prediction_stays_cancelled_and_the_others_go_on() -> No
     await again.coalescer.drain(5)
     assert (await found(again, first.id)).status == "canceled"
     assert (await found(again, second.id)).status == "succeeded"
+
+
+@pytest.mark.parametrize("is_cog", [False, True])
+async def test_run_that_nobody_wanted_any_more_is_cancelled_by_the_next_process(is_cog: bool) -> None:
+    """A kill right after a cancellation left the run to its end upstream, and it was paid for."""
+    engine = Engine()
+    if is_cog:
+        engine.upstream = cog(engine)
+    token = None if is_cog else TOKEN
+    entries = await begun(engine, 2, token=token)
+    await engine.journal.drain()
+    rows = dict(engine.ledger._values)
+    for entry in entries:
+        await engine.predictor.cancel(entry.id, entry.scope)
+    await engine.journal.drain()
+    await engine.coalescer.drain(5)
+    await engine.journal.drain()
+    going = {name: row for name, row in rows.items() if name.startswith("going:")}
+    unwanted = {name.replace("going:", "unwanted:"): (b"1", row[1]) for name, row in going.items()}
+    assert not [name for name in engine.ledger._values if name.startswith(("going:", "unwanted:"))]
+    engine.ledger._values.update(going | unwanted)
+    again = await killed(engine)
+    again.upstream.gate = asyncio.Event()
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    await again.journal.drain()
+    assert len(again.upstream.canceled) == (0 if is_cog else 1)
+    assert again.upstream.jobs == []
+    assert not [name for name in again.ledger._values if name.startswith(("going:", "unwanted:"))]
+    one = await again.predictor.find(entries[0].id, entries[0].scope)
+    assert one is not None
+    assert one.status == "canceled"
 
 
 async def test_nothing_is_left_in_the_store_when_all_has_ended() -> None:

@@ -239,9 +239,31 @@ async def test_token_of_two_apis_is_told_the_secret_of_the_first(world: World) -
     second.tells(ALICE.token, OTHER_ACCOUNT_SECRET)
     world.upstreams.append(second)
     world.restarted()
+    await world.secrets.tell(world.secrets.home(ALICE)[0], ALICE, world.scope())
+    world.restarted()
     world.learn(upstream=second)
     signing = await world.signing(upstream=second)
     assert {ACCOUNT_SECRET, OTHER_ACCOUNT_SECRET, world.derived(), world.derived(upstream=second)} == set(signing)
+
+
+async def test_secret_of_the_first_api_is_read_anew_where_it_accepts_the_token(world: World) -> None:
+    second = SecretUpstream(world.clock, name="second")
+    world.upstreams.append(second)
+    world.restarted()
+    world.gatekeeper.accept(world.scope())
+    world.learn(upstream=second)
+    assert ACCOUNT_SECRET in await world.signing(upstream=second)
+
+
+async def test_token_is_not_shown_to_an_api_that_never_accepted_it(world: World) -> None:
+    """A webhook of one API's model sent its caller's token to the first API in the settings, too."""
+    second = SecretUpstream(world.clock, name="second")
+    second.tells(ALICE.token, OTHER_ACCOUNT_SECRET)
+    world.upstreams = [world.api, second]
+    world.restarted()
+    world.learn(upstream=second)
+    assert OTHER_ACCOUNT_SECRET in await world.signing(upstream=second)
+    assert (world.api.asked, second.asked) == ([], [ALICE.token])
 
 
 async def test_scope_that_all_share_is_never_signed_for_with_one_callers_secret(world: World) -> None:
