@@ -6,8 +6,9 @@ it chooses by method, and turns every error into the API's JSON shape.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from typing import TypeAlias
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import orjson
 import structlog
@@ -169,6 +170,27 @@ class Exchange:
         )
 
 
+async def unless_gone(exchange: Exchange, work: Coroutine[Any, Any, None]) -> None:
+    """Do ``work``, but give it up once the client has left: nobody would notice that by sending alone.
+
+    To be used when the request's body is of no interest any more.
+    """
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_leave(exchange))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+
+
+async def _leave(exchange: Exchange) -> None:
+    while (await exchange.receive())["type"] != "http.disconnect":
+        pass
+
+
 Handler: TypeAlias = Callable[[Exchange], Awaitable[None]]
 
 
@@ -192,7 +214,8 @@ class Endpoint:
         except ClientGone:
             exchange.note.error = "client_gone"
         except Exception:
-            _log.exception("handler_broke", path=scope["path"])
+            # The first part of the path alone: what follows may open a stream or a file to whoever reads it.
+            _log.exception("handler_broke", path="/" + scope["path"].split("/")[1])
             await self._answer(exchange, HotplateError("the proxy failed; its log says why"))
 
     async def _answer(self, exchange: Exchange, error: HotplateError) -> None:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 
 from proxy.core.errors import NotFound
 from proxy.core.rewriting import Links
-from proxy.routes.exchange import PRIVATE, Exchange
+from proxy.routes.exchange import PRIVATE, Exchange, unless_gone
 from proxy.services import Services
 from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
 from proxy.upstreams.bodies import joined, nothing, only, read_head
@@ -105,9 +105,8 @@ class Passthrough:
                 return
             chunks = joined(head, chunks)
         await exchange.start(response.status, headers)
-        async for chunk in chunks:
-            await exchange.write(chunk, more=True)
-        await exchange.write(b"")
+        # It may be large, or a stream that never ends by itself.
+        await unless_gone(exchange, _send(exchange, chunks))
 
 
 def forward(exchange: Exchange, body: AsyncIterator[bytes] | None, body_bytes: int | None = None) -> RelayRequest:
@@ -139,6 +138,12 @@ async def _translated(
 ) -> AsyncIterator[bytes]:
     head, is_whole = await read_head(chunks, max_bytes)
     return only(await _changed(head, translate)) if is_whole else joined(head, chunks)
+
+
+async def _send(exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
+    async for chunk in chunks:
+        await exchange.write(chunk, more=True)
+    await exchange.write(b"")
 
 
 async def _changed(body: bytes, translate: Callable[[bytes], bytes]) -> bytes:

@@ -13,7 +13,7 @@ import orjson
 
 from proxy.core.errors import HotplateError, MethodNotAllowed, NotFound
 from proxy.core.sse import CONTENT_TYPE
-from proxy.routes.exchange import ClientGone, Exchange, Handler
+from proxy.routes.exchange import ClientGone, Exchange, Handler, unless_gone
 from proxy.services import Services
 
 SEND_TIMEOUT_S = 60.0
@@ -82,7 +82,7 @@ class Streams:
         else:
             async with engine.listening(telling, last_event_id) as chunks:
                 await exchange.start(200, _STREAM)
-                await _send_until_gone(exchange, chunks)
+                await unless_gone(exchange, _send(exchange, chunks))
 
     async def _missing(self, exchange: Exchange) -> None:
         body = orjson.dumps(NotFound("There is no such stream.").body())
@@ -100,20 +100,6 @@ class Streams:
         await exchange.write(b"")
 
 
-async def _send_until_gone(exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
-    """Send what comes, until it ends or the client has left: a silent stream would not notice that by itself."""
-    sending = asyncio.create_task(_send(exchange, chunks))
-    leaving = asyncio.create_task(_leave(exchange))
-    try:
-        await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if sending.done():
-            await sending
-    finally:
-        for task in (sending, leaving):
-            task.cancel()
-        await asyncio.wait({sending, leaving})
-
-
 async def _send(exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
     try:
         async for chunk in chunks:
@@ -122,8 +108,3 @@ async def _send(exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
     except TimeoutError as error:
         raise ClientGone from error
     await exchange.write(b"")
-
-
-async def _leave(exchange: Exchange) -> None:
-    while (await exchange.receive())["type"] != "http.disconnect":
-        pass

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 from collections.abc import AsyncIterator
@@ -32,13 +33,14 @@ class Api:
 
     def __init__(self) -> None:
         self.answer: tuple[int, list[tuple[str, str]], list[bytes]] = (200, [JSON], [b"{}"])
+        self.stream: AsyncIterator[bytes] | None = None
         self.asked: list[tuple[RelayRequest, bytes, Credential | None]] = []
 
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         body = b"".join([chunk async for chunk in request.body]) if request.has_body else b""
         self.asked.append((request, body, credential))
         status, headers, chunks = self.answer
-        return RelayResponse(status, headers, _chunks(chunks))
+        return RelayResponse(status, headers, self.stream or _chunks(chunks))
 
 
 async def _chunks(chunks: list[bytes]) -> AsyncIterator[bytes]:
@@ -61,15 +63,27 @@ def api() -> Api:
 
 
 async def ask(
-    api: Api, method: str = "GET", path: str = "/trainings", query: str = "", body: bytes = b"", **headers: str
+    api: Api,
+    method: str = "GET",
+    path: str = "/trainings",
+    query: str = "",
+    body: bytes = b"",
+    leaves: asyncio.Event | None = None,
+    **headers: str,
 ) -> Answered:
+    leaving = leaves or asyncio.Event()
     sent: list[Message] = []
     given = {name.replace("_", "-"): value for name, value in headers.items()}
     if body:
         given["content-length"] = str(len(body))
 
+    arriving = [body]
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": body, "more_body": False}
+        if arriving:
+            return {"type": "http.request", "body": arriving.pop(), "more_body": False}
+        await leaving.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
         sent.append(message)
@@ -119,6 +133,27 @@ async def test_what_is_not_json_or_too_large_streams_as_it_comes(api: Api, monke
     monkeypatch.setattr(passthrough_module, "MAX_ANSWER_BYTES", 10)
     api.answer = (200, [JSON], [b"12345", link, b"b"])
     assert (await ask(api)).parts == [b"12345" + link, b"b", b""]
+
+
+async def test_endless_answer_ends_when_its_client_leaves(api: Api) -> None:
+    """It was read on for nobody: sending to a client that has left raises nothing."""
+    leaves, has_ended = asyncio.Event(), False
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal has_ended
+        try:
+            while True:
+                yield b": still here\n\n"
+                leaves.set()
+                await asyncio.sleep(0.001)
+        finally:
+            has_ended = True
+
+    api.stream = endless()
+    api.answer = (200, [("content-type", "text/event-stream")], [])
+    async with asyncio.timeout(5):
+        assert (await ask(api, leaves=leaves)).status == 200
+    assert has_ended
 
 
 async def test_large_answer_is_rewritten_too(api: Api) -> None:
