@@ -35,6 +35,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Predictor
+from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions
 from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
@@ -44,6 +45,7 @@ from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams as StreamsEngine
 from proxy.engine.uploads import Uploads
+from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.logs import RequestLog
 from proxy.metrics import Metrics
@@ -287,21 +289,30 @@ def _services(
         keeps_text=settings.cache.text,
         now=time.time,
     )
-    predictor = Predictor(
+    preparation = Preparation(file_inputs, cache_enabled=settings.cache.enabled)
+    views = Views(
         results=storage.results,
+        renderer=renderer,
+        mint=mint,
+        recent=recent,
+        journal=journal,
+        history=history,
+        streams=streams,
+        now=time.time,
+    )
+    predictor = Predictor(
+        preparation=preparation,
+        views=views,
         runs=runs,
         coalescer=coalescer,
         renderer=renderer,
-        file_inputs=file_inputs,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
         journal=journal,
         history=history,
         ongoing=ongoing,
-        streams=streams,
         notices=notices,
-        cache_enabled=settings.cache.enabled,
         now=time.time,
     )
     resumption = Resumption(
@@ -318,7 +329,9 @@ def _services(
         settings=settings,
         base_url=base_url,
         catalog=catalog,
+        preparation=preparation,
         predictor=predictor,
+        views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,
         storage=storage,
@@ -326,7 +339,7 @@ def _services(
         coalescer=coalescer,
         journal=journal,
         history=history,
-        listing=Listing(history, predictor, gatekeeper, base_url),
+        listing=Listing(history, views, gatekeeper, base_url),
         uploads=uploads,
         resumption=resumption,
         streams=streams,

@@ -108,7 +108,7 @@ class Predictions:
         exchange.note.key = hit.record.key.hex()[:16]
         exchange.note.saved_s = hit.record.predict_s
         if wait_s is None and _comes_in_pieces(hit.record.output):
-            found = await self._services.predictor.find(hit.id, hit.record.scope)
+            found = await self._services.views.find(hit.id, hit.record.scope)
             assert found is not None, "an id that was just made is known"
             body = render_prediction(as_begun(found), self._services.base_url)
         else:
@@ -137,7 +137,7 @@ class Predictions:
                 self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
-        prediction = await services.predictor.view(entry)
+        prediction = await services.views.of(entry)
         status = 201
         is_early = wait_s is None and _comes_in_pieces(prediction.output)
         if is_early or (not prediction.is_terminal and not (is_whole and prediction.output is not None)):
@@ -153,12 +153,12 @@ class Predictions:
             (b"server-timing", _server_timing(landed, began).encode()),
         ]
         if landed is not None and landed.record is not None and landed.record.files:
-            headers.append((b"link", services.predictor.links(landed.record).encode()))
+            headers.append((b"link", services.views.links(landed.record).encode()))
         await exchange.respond(status, headers, render_prediction(prediction, services.base_url))
 
     async def get(self, exchange: Exchange) -> None:
         """``GET /predictions/{id}``: ours, or the upstream's own."""
-        await self._existing(exchange, self._services.predictor.find)
+        await self._existing(exchange, self._services.views.find)
 
     async def cancel(self, exchange: Exchange) -> None:
         """``POST /predictions/{id}/cancel``."""
@@ -168,7 +168,7 @@ class Predictions:
         services = self._services
         credential = exchange.credential()
         for upstream, scope in services.scopes(credential):
-            if not services.predictor.is_own(exchange.params["id"], scope):
+            if not services.views.is_own(exchange.params["id"], scope):
                 continue
             # A prediction is shown to a credential that its upstream accepts now, as a hit is.
             await services.gatekeeper.require(upstream, credential, scope)
