@@ -1,4 +1,4 @@
-"""The typed bundle that handlers use; built once in ``proxy.app``."""
+"""The typed bundle that handlers use; built once in ``proxy.building``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine put together over doubles: what ``proxy.app`` builds, without network, disk and clock."""
+"""The engine put together over doubles: what ``proxy.building`` builds, without network, disk and clock."""
 
 from __future__ import annotations
 
