@@ -23,7 +23,7 @@ from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
 from proxy.routes.passthrough import CACHE_NAME, Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import Upstream
-from proxy.upstreams.webhook_http import check_webhook_url
+from proxy.upstreams.webhook_addresses import check_webhook_url
 from storage.digest import Scope
 from storage.records import JsonValue
 
