@@ -32,6 +32,7 @@ _MAY_HOLD_URLS = (str, list, dict)
 
 _DATA_URL = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+-]+=[^\s;,]*)*;base64,", re.ASCII)
 _UPLOAD_ID = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]{0,127}")
+_DOWNLOAD = re.compile(rf"({_UPLOAD_ID.pattern})/download(\?[!-~]*)?")
 _URL_INSIDE = re.compile(r"https?://", re.IGNORECASE)
 _WHOLE_URL = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
 
@@ -44,7 +45,8 @@ class InputFile:
         path: its place in the input.
         text: the string, without the white space around a URL.
         kind: ``"data"``: the shape of a base64 ``data:`` URL; ``"output"``: an address of outputs here, genuine or not;
-            ``"upload"``: the URL of an uploaded file, here or at the upstream; ``"url"``: any other http(s) URL.
+            ``"upload"``: the URL of an uploaded file, here or at the upstream, or of its bytes; ``"url"``: any other
+            http(s) URL.
         name: of an output what stands below ``/outputs/``; of an upload its id.
         is_own: it is an address of this proxy, so that an upstream elsewhere cannot read it.
         is_declared: the schema says that files stand here; else it merely does not say that they do not.
@@ -58,6 +60,10 @@ class InputFile:
     is_own: bool = False
     is_declared: bool = False
     is_exact: bool = True
+
+    def at(self, files_url: str) -> str:
+        """An upload as it is named below ``files_url``, which ends in ``/files/``."""
+        return files_url + self.text[self.text.index(FILES_PREFIX) + len(FILES_PREFIX) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +169,14 @@ def _kind_of(text: str, places: KnownPlaces) -> tuple[FileKind, str, bool]:
             below = below[3:]
         if below.startswith(OUTPUTS_PREFIX):
             return "output", below.removeprefix(OUTPUTS_PREFIX), True
-        if below.startswith(FILES_PREFIX) and _UPLOAD_ID.fullmatch(below.removeprefix(FILES_PREFIX)):
-            return "upload", below.removeprefix(FILES_PREFIX), True
+        if below.startswith(FILES_PREFIX):
+            name = below.removeprefix(FILES_PREFIX)
+            if _UPLOAD_ID.fullmatch(name):
+                return "upload", name, True
+            download = _DOWNLOAD.fullmatch(name)
+            # A signature is the upstream's affair: where there is none that could judge it, it is a URL like any other.
+            if download is not None and (download[2] is None or places.upstream_files is not None):
+                return "upload", download[1], True
     elif places.upstream_files is not None and text.startswith(places.upstream_files):
         name = text.removeprefix(places.upstream_files)
         if _UPLOAD_ID.fullmatch(name):

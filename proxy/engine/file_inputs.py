@@ -260,7 +260,7 @@ class FileInputs:
             text: str | None = source.file.text
             if source.file.kind == "upload":
                 if source.file.is_own:
-                    text = source.upload.url if source.upload else f"{caller.upstream.files_url}{source.file.name}"
+                    text = source.upload.url if source.upload else source.file.at(caller.upstream.files_url or "")
             elif source.file.kind == "output":
                 held = await self._output(source)
                 text = await self._handover.give(caller, held, now) if held is not None else None

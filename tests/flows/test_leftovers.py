@@ -28,7 +28,8 @@ from tests.flows.harness import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 CREATE = f"/v1/models/{README_MODEL}/predictions"
-CONFIG = local_config(environment={"HOTPLATE_DEMO_FAULTS": "1"}) + "\n[limits]\ndrain_timeout_s = 1\n"
+CONFIG = local_config(deadline_s=4.0, environment={"HOTPLATE_DEMO_FAULTS": "1"}) + "\n[limits]\ndrain_timeout_s = 1\n"
+"""With a deadline, since the proxy that follows runs once more what hung when the former one ended."""
 
 
 def create(proxy: ProxyProcess, prompt: str, *, wait: bool = False) -> httpx.Response:

@@ -78,7 +78,9 @@ def test_where_nothing_is_known_every_url_may_be_a_file() -> None:
         (URL, "url", "", False),
         (f"{BASE}/v1/files/", "url", "", False),
         (f"{BASE}/v1/files/..", "url", "", False),
-        (f"{BASE}/v1/files/a/download", "url", "", False),
+        (f"{BASE}/v1/files/abc/download", "upload", "abc", True),
+        (f"{BASE}/v1/files/abc/download?owner=a&expiry=1&signature=b%2F", "upload", "abc", True),
+        (f"{BASE}/v1/files/abc/download/more", "url", "", False),
         (f"{BASE}/v1/files/abc?x=1", "url", "", False),
         (f"{BASE}.evil.example/v1/files/abc", "url", "", False),
         (f"{BASE}:8443/v1/files/abc", "url", "", False),
@@ -91,8 +93,11 @@ def test_address_is_told_by_its_root(text: str, kind: str, name: str, is_own: bo
 
 
 def test_upload_of_an_upstream_without_a_files_api_is_a_url_like_any_other() -> None:
-    (found,) = find_files({"image": f"{API}abc"}, None, KnownPlaces(BASE))
-    assert found.kind == "url"
+    for text in (f"{API}abc", f"{BASE}/v1/files/abc/download?signature=b"):
+        (found,) = find_files({"image": text}, None, KnownPlaces(BASE))
+        assert found.kind == "url"
+    (found,) = find_files({"image": f"{BASE}/v1/files/abc/download"}, None, KnownPlaces(BASE))
+    assert (found.kind, found.name) == ("upload", "abc")
 
 
 @pytest.mark.parametrize(

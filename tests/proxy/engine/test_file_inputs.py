@@ -113,6 +113,18 @@ async def test_four_names_of_one_file_are_one_key() -> None:
     assert await key_of(engine, {"prompt": "a", "images": [names[0]]}) not in keys
 
 
+async def test_download_link_of_an_upload_is_turned_back_into_one_that_the_upstream_can_read() -> None:
+    """The upstream was sent this proxy's own address, which may be private."""
+    engine = an_engine()
+    signed = "download?owner=me&expiry=9&signature=c2ln"
+    mine = await uploaded(engine, "first")
+    await engine.run({"image": f"{mine}/{signed}"})
+    await engine.run({"image": f"{BASE}/v1/files/foreign/{signed}"})
+    assert [job.input["image"] for job in engine.upstream.jobs] == [f"{MINE}first", f"{MINE}foreign/{signed}"]
+    assert isinstance(await engine.create({"image": data_url(RED)}), Hit)
+    assert await plan_of(engine, {"image": f"{BASE}/v1/files/foreign/{signed}"}) == Bypass("url-input")
+
+
 async def test_cog_model_meets_in_one_key_as_well() -> None:
     engine = an_engine()
     engine.egress.serve(URL, RED)
