@@ -18,7 +18,7 @@ from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.streams import Streams
 from proxy.upstreams.base import HIDDEN
 from storage.digest import Scope
-from storage.records import JsonValue, ResultRecord
+from storage.records import JsonObject, JsonValue, ResultRecord
 from storage.results import ResultStore
 
 
@@ -110,13 +110,28 @@ class Views:
             deployment=label.deployment,
         )
 
+    def begun(
+        self, prediction_id: PredictionId, record: ResultRecord, given: JsonObject, created_at: float
+    ) -> Prediction:
+        """A prediction that ``record`` answers, as a create that does not wait for it is answered."""
+        return Prediction(
+            id=prediction_id,
+            model=record.model,
+            version=record.version,
+            input=given,
+            status="starting",
+            created_at=created_at,
+            deployment=record.deployment,
+            stream_url=self._renderer.record_stream_url(prediction_id, record),
+        )
+
     async def of(self, entry: Running, *, in_list: bool = False) -> Prediction:
         """A prediction that made or shares a run, as it is now."""
         flight, progress = entry.flight, entry.flight.progress
         stream_url = self._streams.url(entry)
         if entry.canceled_at is not None:
             return replace(as_canceled(entry), stream_url=stream_url)
-        base = replace(as_begun(entry), stream_url=stream_url)
+        base = replace(_as_begun(entry), stream_url=stream_url)
         landed = flight.landed
         if landed is None:
             if progress is None or progress.status == "starting":
@@ -159,7 +174,7 @@ class Views:
         return self._renderer.links(record)
 
 
-def as_begun(entry: Running) -> Prediction:
+def _as_begun(entry: Running) -> Prediction:
     """A prediction whose run has not started, with what is known of it."""
     progress = entry.flight.progress
     return Prediction(
@@ -179,7 +194,7 @@ def as_begun(entry: Running) -> Prediction:
 def as_canceled(entry: Running) -> Prediction:
     """A prediction that was over before its run."""
     return replace(
-        as_begun(entry),
+        _as_begun(entry),
         status="aborted" if entry.is_aborted else "canceled",
         started_at=None if entry.is_aborted else entry.created_at,
         completed_at=entry.canceled_at,

@@ -25,7 +25,7 @@ from proxy.services import Services
 from proxy.upstreams.base import Upstream
 from proxy.upstreams.webhook_addresses import check_webhook_url
 from storage.digest import Scope
-from storage.records import JsonValue
+from storage.records import JsonObject, JsonValue
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
 
@@ -86,7 +86,7 @@ class Predictions:
             )
         )
         if isinstance(answer, Hit):
-            await self._send_hit(exchange, answer, wait_s, began)
+            await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
             await self._send_running(exchange, answer, wait_s, began)
 
@@ -103,14 +103,15 @@ class Predictions:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
 
-    async def _send_hit(self, exchange: Exchange, hit: Hit, wait_s: float | None, began: float) -> None:
+    async def _send_hit(
+        self, exchange: Exchange, hit: Hit, given: JsonObject, wait_s: float | None, began: float
+    ) -> None:
         exchange.note.outcome = "hit"
         exchange.note.key = hit.record.key.hex()[:16]
         exchange.note.saved_s = hit.record.predict_s
         if wait_s is None and _comes_in_pieces(hit.record.output):
-            found = await self._services.views.find(hit.id, hit.record.scope)
-            assert found is not None, "an id that was just made is known"
-            body = render_prediction(as_begun(found), self._services.base_url)
+            begun = self._services.views.begun(hit.id, hit.record, given, hit.created_at)
+            body = render_prediction(begun, self._services.base_url)
         else:
             body = hit.template.fill(hit.id, hit.input_json, hit.created_at)
         url = prediction_url(self._services.base_url, hit.id).encode()
