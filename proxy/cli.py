@@ -18,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy import __version__, logs
-from proxy.app import make_data_dir
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
+from proxy.data_dir import make_data_dir
 from proxy.demo import UPSTREAM, DemoFailed, run_demo
 from proxy.doctor import diagnose
 from proxy.serving import serve, tls_files

@@ -1,4 +1,4 @@
-"""The typed bundle that handlers use; built once in ``proxy.app``."""
+"""The typed bundle that handlers use; built once in ``proxy.building``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
 from proxy.engine.predictor import Predictor
+from proxy.engine.preparation import Preparation
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams
 from proxy.engine.uploads import Uploads
+from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.settings import Settings
@@ -44,7 +46,9 @@ class Services:
     settings: Settings
     base_url: str
     catalog: Catalog
+    preparation: Preparation
     predictor: Predictor
+    views: Views
     gatekeeper: Gatekeeper
     addresses: AddressBook
     storage: Storage

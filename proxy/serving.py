@@ -22,7 +22,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from proxy import tls
-from proxy.app import Application, build_application, make_data_dir
+from proxy.app import Application, build_application
+from proxy.data_dir import make_data_dir
 from proxy.logs import RequestLog
 from proxy.protocol import BoundedHttpProtocol
 from proxy.settings import Settings, SettingsError

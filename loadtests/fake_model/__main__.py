@@ -48,7 +48,7 @@ def _options(given: argparse.Namespace) -> Options:
         rate_limit=given.rate_limit,
         rate_window_s=given.rate_window_s,
         poor=frozenset(given.poor),
-        webhook_http=not given.webhooks_https_only,
+        webhook_addresses=not given.webhooks_https_only,
         webhook_attempts=given.webhook_attempts,
         webhook_backoff_s=given.webhook_backoff_s,
         webhook_gap_s=given.webhook_gap_s,

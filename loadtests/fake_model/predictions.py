@@ -50,7 +50,7 @@ class Predictions(Handlers):
         if complaints:
             raise refuse(complaints)
         headers, options, now = request.headers, self.world.options, time.time()
-        webhook = parse_webhook(body, is_http_allowed=options.webhook_http)
+        webhook = parse_webhook(body, is_http_allowed=options.webhook_addresses)
         cancel_after_s = parse_cancel_after_s(headers.get("cancel-after"), options.min_cancel_after_s)
         parse_wait_s(headers.get("prefer"))
         if account in options.poor:

@@ -30,7 +30,7 @@ class Trainings(Handlers):
         destination = registry.entries.get(body["destination"])
         if destination is None or destination.account != account:
             raise Problem(404, "The destination does not exist or is not yours", "Invalid destination")
-        webhook = parse_webhook(body, is_http_allowed=self.world.options.webhook_http)
+        webhook = parse_webhook(body, is_http_allowed=self.world.options.webhook_addresses)
         training = Prediction(
             new_id(),
             account,

@@ -72,7 +72,7 @@ class Options:
         min_cancel_after_s: shortest ``Cancel-After`` that is taken.
         rate_limit: creates that each account may make in ``rate_window_s``; ``None`` for any number.
         poor: accounts without credit: their creates get 402.
-        webhook_http: whether a webhook may be plain http when it leads to loopback.
+        webhook_addresses: whether a webhook may be plain http when it leads to loopback.
         webhook_attempts: how often a delivery is tried, the first time included.
         webhook_backoff_s: pause before the second attempt; each further one is twice as long.
         webhook_gap_s: least time between two ``output`` or ``logs`` webhooks of one prediction.
@@ -94,7 +94,7 @@ class Options:
     rate_limit: int | None = None
     rate_window_s: float = 60.0
     poor: frozenset[str] = frozenset()
-    webhook_http: bool = True
+    webhook_addresses: bool = True
     webhook_attempts: int = 4
     webhook_backoff_s: float = 0.1
     webhook_gap_s: float = 0.5

@@ -16,6 +16,7 @@ from typing import Literal
 
 from proxy.core.addresses import OUTPUTS_PREFIX
 from proxy.core.canonical import strings_in
+from proxy.core.outputs import is_listed
 from proxy.core.schemas import InputField, InputSchema
 from storage.records import JsonObject, JsonPath, JsonValue
 
@@ -89,8 +90,7 @@ class HostNames:
         found = _WHOLE_URL.fullmatch(text) if self.patterns else None
         if found is None or len(_URL_INSIDE.findall(text)) != 1:
             return False
-        host = found[1].lower()
-        return any(host.endswith(each[1:]) if each.startswith("*.") else host == each for each in self.patterns)
+        return is_listed(found[1].lower(), self.patterns)
 
 
 def find_files(given: JsonObject, schema: InputSchema | None, places: KnownPlaces) -> list[InputFile]:

@@ -83,9 +83,12 @@ class OutputAccess:
             return False
         if (parts.scheme, host, port) in self.origins:
             return True
-        return parts.scheme == "https" and any(
-            host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern for pattern in self.hosts
-        )
+        return parts.scheme == "https" and is_listed(host, self.hosts)
+
+
+def is_listed(host: str, patterns: Collection[str]) -> bool:
+    """Whether ``host`` (lower case) is one of ``patterns``: exact host names or ``*.suffix``."""
+    return any(host.endswith(one[1:]) if one.startswith("*.") else host == one for one in patterns)
 
 
 @dataclass(frozen=True, slots=True)

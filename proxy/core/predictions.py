@@ -104,6 +104,17 @@ def format_time(at: float) -> str:
     return f"{_format_second(second)}.{ms:03d}Z"
 
 
+def parse_time(text: object) -> float | None:
+    """Epoch seconds of an ISO 8601 time that names its zone; ``None`` for anything else."""
+    if not isinstance(text, str):
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return at.timestamp() if at.tzinfo is not None else None
+
+
 def prediction_url(base_url: str, prediction_id: str) -> str:
     """Where the prediction is read; also the ``Location`` of a create."""
     return f"{base_url}/v1/predictions/{prediction_id}"

@@ -49,11 +49,7 @@ class Event:
 
 
 class Parser:
-    """Reads one connection's bytes. Incomplete events at the end of the bytes are none, as the standard says.
-
-    Attributes:
-        retry_ms: how long the stream last asked its readers to wait before they come again.
-    """
+    """Reads one connection's bytes. Incomplete events at the end of the bytes are none, as the standard says."""
 
     def __init__(self, max_line_bytes: int = MAX_LINE_BYTES, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_line_bytes = max_line_bytes
@@ -65,7 +61,6 @@ class Parser:
         self._name = ""
         self._data: list[str] = []
         self._data_bytes = 0
-        self.retry_ms: int | None = None
 
     def feed(self, chunk: bytes) -> Iterator[Event]:
         """The events that ``chunk`` completes; to be read to its end before the next call.
@@ -114,9 +109,7 @@ class Parser:
             self._name = value
         elif field == b"id" and "\0" not in value:
             self._id = value
-        elif field == b"retry" and value.isascii() and value.isdigit() and len(value) < 10:
-            self.retry_ms = int(value)
-        return None  # anything else is a comment or a field that nobody knows
+        return None  # anything else is a comment, a field that nobody knows, or ``retry``: when to come again is ours
 
     def _dispatch(self) -> Event | None:
         event = Event(self._id, self._name or "message", "\n".join(self._data)) if self._data else None

@@ -7,7 +7,6 @@ there is no hit. Upstreams without accounts are guarded by Hotplate's own tokens
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from proxy.core.entitlement import files_scope, open_scope, token_scope
 from proxy.core.errors import Overloaded, Unauthenticated, UpstreamRefused
 from proxy.core.secrets import Secrets
 from proxy.upstreams.base import Credential, Upstream, Verdict
+from proxy.upstreams.once import AskedOnce
 from storage.digest import Scope
 
 MAX_REMEMBERED = 50_000
@@ -38,7 +38,7 @@ class Gatekeeper:
         self._accept_for_s = accept_for_s
         self._now = now
         self._accepted_at: OrderedDict[Scope, float] = OrderedDict()
-        self._asking: dict[Scope, asyncio.Task[Verdict]] = {}
+        self._asking: AskedOnce[Scope, Verdict] = AskedOnce()
         self._scopes: OrderedDict[tuple[str, str | None], Scope] = OrderedDict()
 
     def scope_of(self, upstream: Upstream, credential: Credential | None) -> Scope:
@@ -99,12 +99,7 @@ class Gatekeeper:
             return True
         if credential is None:
             return False
-        task = self._asking.get(scope)
-        if task is None:
-            task = asyncio.create_task(upstream.check(credential))
-            self._asking[scope] = task
-            task.add_done_callback(lambda _: self._asking.pop(scope, None))
-        verdict = await asyncio.shield(task)
+        verdict = await self._asking.ask(scope, lambda: upstream.check(credential))
         if verdict.is_accepted:
             self.accept(scope)
             return True

@@ -6,12 +6,10 @@ before and the upstream still has them, that file is named again.
 
 from __future__ import annotations
 
-import contextlib
 import secrets as entropy
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 import orjson
@@ -21,6 +19,7 @@ from proxy.core.files import LIFE_S
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.multipart import frame_upload
 from proxy.core.outputs import encode_data_url, file_name
+from proxy.core.predictions import parse_time
 from proxy.engine.uploads import Uploads, UpstreamFile
 from proxy.upstreams.base import Credential, ModelTarget, RelayRequest, Upstream
 from proxy.upstreams.bodies import nothing
@@ -144,11 +143,8 @@ def read_file_object(content: bytes, digest: Digest, size_bytes: int, now: float
 
 
 def _expiry(document: JsonObject, now: float) -> float:
-    with contextlib.suppress(TypeError, ValueError):
-        at = datetime.fromisoformat(document.get("expires_at", ""))
-        if at.tzinfo is not None:
-            return min(max(at.timestamp(), now + 1.0), now + 7 * LIFE_S)
-    return now + LIFE_S
+    at = parse_time(document.get("expires_at"))
+    return now + LIFE_S if at is None else min(max(at, now + 1.0), now + 7 * LIFE_S)
 
 
 def _ref(held: HeldFile) -> BlobRef:

@@ -20,7 +20,7 @@ from proxy.core.predictions import for_list, render_prediction
 from proxy.core.rewriting import Links, elements
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History
-from proxy.engine.predictor import Predictor
+from proxy.engine.views import Views
 from proxy.upstreams.base import Credential, RelayRequest, Upstream
 from proxy.upstreams.bodies import nothing
 from proxy.upstreams.http import TOLD_HEADERS, allow
@@ -54,9 +54,9 @@ class Asker:
 class Listing:
     """Gathers pages."""
 
-    def __init__(self, history: History, predictor: Predictor, gatekeeper: Gatekeeper, base_url: str) -> None:
+    def __init__(self, history: History, views: Views, gatekeeper: Gatekeeper, base_url: str) -> None:
         self._history = history
-        self._predictor = predictor
+        self._views = views
         self._gatekeeper = gatekeeper
         self._base_url = base_url
 
@@ -117,7 +117,7 @@ class Listing:
                 continue
             if index % _TOGETHER == _TOGETHER - 1:
                 await asyncio.sleep(0)
-            prediction = await self._predictor.find(item.id, own[item], in_list=True)
+            prediction = await self._views.find(item.id, own[item], in_list=True)
             if prediction is not None:
                 rendered.append(render_prediction(for_list(prediction), self._base_url))
         return rendered

@@ -17,6 +17,7 @@ from typing import TypeVar
 import orjson
 import structlog
 
+from proxy.core.canonical import strings_in
 from proxy.core.ids import PredictionId
 from proxy.core.policy import Bypass, Cached, LookupPlan
 from proxy.core.sealing import Sealer, Unsealable
@@ -172,8 +173,10 @@ class Ongoing:
         return found
 
     def _put(self, name: str, document: JsonObject) -> asyncio.Task[bool]:
-        plain = orjson.dumps(document)
-        if len(plain) > MAX_ROW_BYTES:
+        # Files may stand in an input as tens of megabytes of base64: writing those out only to count them holds all up.
+        is_small = sum(map(len, strings_in(document))) <= MAX_ROW_BYTES
+        plain = orjson.dumps(document) if is_small else b""
+        if not is_small or len(plain) > MAX_ROW_BYTES:
             plain = orjson.dumps({**document, "sent": None, "key_input": {}})
         return self._rows.put(name, self._sealer.seal(plain, name), KEEP_S)
 

@@ -62,6 +62,7 @@ class Running:
     deadline_at: float | None = None
     canceled_at: float | None = None
     is_aborted: bool = False
+    deployment: str | None = None
     own_end: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property
@@ -80,8 +81,6 @@ class Running:
         self.canceled_at = at
         if not self.own_end.done():
             self.own_end.set_result(None)
-
-    deployment: str | None = None
 
 
 class RecentPredictions:

@@ -25,6 +25,7 @@ import structlog
 from proxy.core.canonical import framed
 from proxy.core.outputs import OutputAccess, looks_whole, sniff_type
 from proxy.upstreams.egress import Egress, EgressFailed, EgressRefused, Fetched, is_strong_etag
+from proxy.upstreams.once import AskedOnce
 from storage.digest import Digest, Scope, parse_digest
 from storage.errors import StorageError
 from storage.ports import KeyValue
@@ -100,7 +101,7 @@ class RemoteFiles:
         self._questions = asyncio.Semaphore(PARALLEL_QUESTIONS)
         self._fetches = asyncio.Semaphore(PARALLEL_FETCHES)
         self._room = _Room(max_held_bytes)
-        self._asking: dict[str, asyncio.Task[RemoteFile | None]] = {}
+        self._asking: AskedOnce[str, RemoteFile | None] = AskedOnce()
 
     @property
     def held_bytes(self) -> int:
@@ -114,12 +115,7 @@ class RemoteFiles:
     async def identify(self, upstream: str, scope: Scope, url: str) -> RemoteFile | None:
         """What ``url`` names now; ``None`` when that cannot be told in time. Asked once for all who ask meanwhile."""
         name = _row_name(upstream, scope, url)
-        task = self._asking.get(name)
-        if task is None:
-            task = asyncio.create_task(self._identify(name, upstream, url))
-            self._asking[name] = task
-            task.add_done_callback(lambda _: self._asking.pop(name, None))
-        return await asyncio.shield(task)
+        return await self._asking.ask(name, lambda: self._identify(name, upstream, url))
 
     async def fetch(self, upstream: str, url: str) -> Body:
         """The bytes of ``url``, whatever they are now.

@@ -21,7 +21,7 @@ from proxy.core.addresses import FILE_STREAMS_PREFIX
 from proxy.core.errors import Overloaded
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.predictions import Status
-from proxy.core.sse import HEARTBEAT, Event, encode, place_after
+from proxy.core.sse import HEARTBEAT, Event, encode, place_after, replay_after
 from proxy.core.telling import Line, decode_log, encode_log, ending, more_logs, number, tell_result
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.hub import Budget, Hub, Source
@@ -278,7 +278,7 @@ class Streams:
     # -- telling ---------------------------------------------------------------------------------------
 
     async def _finished(self, telling: Finished, last_event_id: str | None) -> AsyncGenerator[bytes, None]:
-        lines = telling.lines[place_after(telling.lines, last_event_id) :]
+        lines = replay_after(telling.lines, last_event_id)
         async with aclosing(self._encoded(lines, telling.scope)) as chunks:
             async for chunk in chunks:
                 yield chunk

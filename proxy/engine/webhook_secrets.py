@@ -14,10 +14,9 @@ of one caller must not sign what another one asked for.
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import orjson
 import structlog
@@ -32,6 +31,7 @@ from proxy.upstreams.bodies import nothing
 from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.errors import StorageError
+from storage.memory import ByteLru
 from storage.ports import KeyValue
 from storage.records import JsonObject
 
@@ -52,8 +52,6 @@ MAX_REMEMBERED = 10_000
 """Scopes whose secret is in memory; of others the rows are read."""
 
 _log = structlog.get_logger("hotplate.webhooks")
-
-_Value = TypeVar("_Value")
 
 
 class Place(NamedTuple):
@@ -95,8 +93,8 @@ class WebhookSecrets:
         self._gatekeeper = gatekeeper
         self._upstreams = sorted(upstreams, key=lambda upstream: not upstream.has_accounts)
         self._now = now
-        self._known: OrderedDict[Place, _Known] = OrderedDict()
-        self._links: OrderedDict[Place, Place] = OrderedDict()
+        self._known: ByteLru[Place, _Known] = ByteLru(MAX_REMEMBERED)
+        self._links: ByteLru[Place, Place] = ByteLru(MAX_REMEMBERED)
         self._reading: dict[Place, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -194,13 +192,13 @@ class WebhookSecrets:
                 await self._remember(place, key)
                 return
             _log.info("webhook_secret_not_read", upstream=place.upstream, status=status)
-            _put_bounded(self._known, place, _Known(kept.key if kept else None, self._now() + ASK_AGAIN_S))
+            self._known.put(place, _Known(kept.key if kept else None, self._now() + ASK_AGAIN_S), 1)
         finally:
             del self._reading[place]
 
     async def _remember(self, place: Place, key: str) -> None:
         now = self._now()
-        _put_bounded(self._known, place, _Known(key, now + FRESH_S))
+        self._known.put(place, _Known(key, now + FRESH_S), 1)
         await self._write(_row("webhook-secret", place), {"key": key, "at": now})
 
     async def _load(self, place: Place) -> _Known | None:
@@ -210,7 +208,7 @@ class WebhookSecrets:
             if row is None:
                 return None
             known = _Known(row["key"], row["at"] + FRESH_S)
-            _put_bounded(self._known, place, known)
+            self._known.put(place, known, 1)
         return known
 
     # -- links -----------------------------------------------------------------------------------------
@@ -218,7 +216,7 @@ class WebhookSecrets:
     def _link(self, place: Place, home: Place) -> None:
         if self._links.get(place) == home:
             return
-        _put_bounded(self._links, place, home)
+        self._links.put(place, home, 1)
         self._start(self._write(_row("webhook-home", place), {"upstream": home.upstream, "scope": home.scope.hex()}))
 
     async def _linked(self, place: Place) -> Place | None:
@@ -227,7 +225,7 @@ class WebhookSecrets:
             row = await self._read(_row("webhook-home", place))
             if row is not None:
                 link = Place(row["upstream"], Scope(bytes.fromhex(row["scope"])))
-                _put_bounded(self._links, place, link)
+                self._links.put(place, link, 1)
         return link
 
     # -- rows ------------------------------------------------------------------------------------------
@@ -257,13 +255,6 @@ class WebhookSecrets:
 
 def _row(kind: str, place: Place) -> str:
     return f"{kind}:{place.upstream}:{place.scope.hex()}"
-
-
-def _put_bounded(table: OrderedDict[Place, _Value], place: Place, value: _Value) -> None:
-    table[place] = value
-    table.move_to_end(place)
-    if len(table) > MAX_REMEMBERED:
-        table.popitem(last=False)
 
 
 def _read_key(status: int, body: bytes) -> str | None:

@@ -30,7 +30,7 @@ from proxy.engine.handover import read_file_object
 from proxy.engine.uploads import DEFAULT_TYPE, blob_of
 from proxy.routes.arrivals import Copy, Tap, content_of, discard
 from proxy.routes.exchange import PRIVATE, ClientGone, Exchange
-from proxy.routes.passthrough import Passthrough, bypass_status, forward
+from proxy.routes.passthrough import Passthrough, bypass_status, forward, rewritten
 from proxy.services import Services
 from proxy.upstreams.base import Credential, RelayResponse, Upstream
 from proxy.upstreams.http import TOLD_HEADERS, allow
@@ -286,7 +286,7 @@ class Files:
             await exchange.write(b"")
             return
         links = Links(self._services.base_url, upstream.api_roots)
-        await exchange.respond(response.status, headers, links.localised(content))
+        await exchange.respond(response.status, headers, await rewritten(content, links.localised))
 
 
 def _document(content: bytes) -> object:

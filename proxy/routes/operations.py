@@ -87,7 +87,7 @@ class Operations:
             cache_control=None,
             wants_s=0.0,
         )
-        prepared = await services.predictor.prepare(create)
+        prepared = await services.preparation.prepare(create)
         stored = await services.storage.results.get_complete(prepared.key) if prepared.key is not None else None
         described = prepared.described
         await exchange.respond_json(

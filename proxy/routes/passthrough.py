@@ -96,7 +96,7 @@ class Passthrough:
         if exchange.method != "HEAD" and response.status != 206 and _is_json(given):
             head, is_whole = await read_head(chunks, MAX_ANSWER_BYTES)
             if is_whole:
-                body = await _changed(head, links.localised)
+                body = await rewritten(head, links.localised)
                 if body is not head:
                     headers = [pair for pair in headers if pair[0] not in _OF_THE_BYTES]
                     headers.append((b"content-length", b"%d" % len(body)))
@@ -137,7 +137,7 @@ async def _translated(
     chunks: AsyncIterator[bytes], translate: Callable[[bytes], bytes], max_bytes: int
 ) -> AsyncIterator[bytes]:
     head, is_whole = await read_head(chunks, max_bytes)
-    return only(await _changed(head, translate)) if is_whole else joined(head, chunks)
+    return only(await rewritten(head, translate)) if is_whole else joined(head, chunks)
 
 
 async def _send(exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
@@ -146,5 +146,6 @@ async def _send(exchange: Exchange, chunks: AsyncIterator[bytes]) -> None:
     await exchange.write(b"")
 
 
-async def _changed(body: bytes, translate: Callable[[bytes], bytes]) -> bytes:
+async def rewritten(body: bytes, translate: Callable[[bytes], bytes]) -> bytes:
+    """``body`` translated, a large one in a thread."""
     return translate(body) if len(body) <= LARGE_BYTES else await asyncio.to_thread(translate, body)

@@ -23,9 +23,9 @@ from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
 from proxy.routes.passthrough import CACHE_NAME, Passthrough
 from proxy.services import Services
 from proxy.upstreams.base import Upstream
-from proxy.upstreams.webhook_http import check_webhook_url
+from proxy.upstreams.webhook_addresses import check_webhook_url
 from storage.digest import Scope
-from storage.records import JsonValue
+from storage.records import JsonObject, JsonValue
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
 
@@ -86,7 +86,7 @@ class Predictions:
             )
         )
         if isinstance(answer, Hit):
-            await self._send_hit(exchange, answer, wait_s, began)
+            await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
             await self._send_running(exchange, answer, wait_s, began)
 
@@ -103,14 +103,15 @@ class Predictions:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
         return False
 
-    async def _send_hit(self, exchange: Exchange, hit: Hit, wait_s: float | None, began: float) -> None:
+    async def _send_hit(
+        self, exchange: Exchange, hit: Hit, given: JsonObject, wait_s: float | None, began: float
+    ) -> None:
         exchange.note.outcome = "hit"
         exchange.note.key = hit.record.key.hex()[:16]
         exchange.note.saved_s = hit.record.predict_s
         if wait_s is None and _comes_in_pieces(hit.record.output):
-            found = await self._services.predictor.find(hit.id, hit.record.scope)
-            assert found is not None, "an id that was just made is known"
-            body = render_prediction(as_begun(found), self._services.base_url)
+            begun = self._services.views.begun(hit.id, hit.record, given, hit.created_at)
+            body = render_prediction(begun, self._services.base_url)
         else:
             body = hit.template.fill(hit.id, hit.input_json, hit.created_at)
         url = prediction_url(self._services.base_url, hit.id).encode()
@@ -137,7 +138,7 @@ class Predictions:
                 self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
-        prediction = await services.predictor.view(entry)
+        prediction = await services.views.of(entry)
         status = 201
         is_early = wait_s is None and _comes_in_pieces(prediction.output)
         if is_early or (not prediction.is_terminal and not (is_whole and prediction.output is not None)):
@@ -153,12 +154,12 @@ class Predictions:
             (b"server-timing", _server_timing(landed, began).encode()),
         ]
         if landed is not None and landed.record is not None and landed.record.files:
-            headers.append((b"link", services.predictor.links(landed.record).encode()))
+            headers.append((b"link", services.views.links(landed.record).encode()))
         await exchange.respond(status, headers, render_prediction(prediction, services.base_url))
 
     async def get(self, exchange: Exchange) -> None:
         """``GET /predictions/{id}``: ours, or the upstream's own."""
-        await self._existing(exchange, self._services.predictor.find)
+        await self._existing(exchange, self._services.views.find)
 
     async def cancel(self, exchange: Exchange) -> None:
         """``POST /predictions/{id}/cancel``."""
@@ -168,7 +169,7 @@ class Predictions:
         services = self._services
         credential = exchange.credential()
         for upstream, scope in services.scopes(credential):
-            if not services.predictor.is_own(exchange.params["id"], scope):
+            if not services.views.is_own(exchange.params["id"], scope):
                 continue
             # A prediction is shown to a credential that its upstream accepts now, as a hit is.
             await services.gatekeeper.require(upstream, credential, scope)

@@ -30,7 +30,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from proxy.core.outputs import OutputAccess
+from proxy.core.outputs import OutputAccess, is_listed
 from proxy.upstreams.addresses import EgressRefused as EgressRefused
 from proxy.upstreams.addresses import Location, is_literal, is_public, parse_location
 from proxy.upstreams.http import USER_AGENT, allow, client_tls
@@ -130,7 +130,7 @@ async def resolve_name(host: str, port: int) -> list[str]:
 
 
 class Egress:
-    """Fetches URLs that others named."""
+    """Asks URLs that others named: gets files and streams, posts webhooks."""
 
     def __init__(
         self,
@@ -327,17 +327,13 @@ def check_location(location: Location, access: OutputAccess, limits: EgressLimit
         raise EgressRefused("scheme", f"{location.host} is to be reached over https")
     if location.port not in limits.ports:
         raise EgressRefused("port", f"{location.netloc} is not a port for the web")
-    if require_listed and not any(_covers(pattern, location.host) for pattern in access.hosts):
+    if require_listed and not is_listed(location.host, access.hosts):
         raise EgressRefused("unlisted", f"{location.host} is not a host for outputs")
     return False
 
 
 def _joined(response: aiohttp.ClientResponse, name: str) -> str:
     return ",".join(response.headers.getall(name, ())).strip().lower()
-
-
-def _covers(pattern: str, host: str) -> bool:
-    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern
 
 
 def _redirected(location: Location, moved_to: str) -> Location:

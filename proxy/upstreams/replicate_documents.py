@@ -9,14 +9,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
 
 import orjson
 
 from proxy.core.errors import NotFound
-from proxy.core.predictions import TERMINAL
+from proxy.core.predictions import TERMINAL, parse_time
 from proxy.core.requests import DEFAULT_WAIT_S, is_slug
 from proxy.upstreams.base import Job, ModelTarget, Outcome, Progress
 from storage.records import JsonObject
@@ -130,8 +129,8 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
         raise ValueError(f"status {status} is not final")
     if prediction.get("data_removed") is True:
         raise ValueError("its data were removed")
-    completed_at = _time(prediction.get("completed_at")) or now
-    started_at = min(_time(prediction.get("started_at")) or completed_at, completed_at)
+    completed_at = parse_time(prediction.get("completed_at")) or now
+    started_at = min(parse_time(prediction.get("started_at")) or completed_at, completed_at)
     error = prediction.get("error")
     return Outcome(
         status=status,
@@ -150,7 +149,7 @@ def outcome_of(prediction: JsonObject, *, now: float) -> Outcome:
 
 def queued_s(prediction: JsonObject) -> float | None:
     """Seconds from creation to start by the API's own clock; ``None`` where it does not tell or makes no sense."""
-    created_at, started_at = _time(prediction.get("created_at")), _time(prediction.get("started_at"))
+    created_at, started_at = parse_time(prediction.get("created_at")), parse_time(prediction.get("started_at"))
     if created_at is None or started_at is None or started_at < created_at:
         return None
     return started_at - created_at
@@ -174,16 +173,6 @@ def retry_after_s(headers: Mapping[str, str], now: float) -> float:
         return min(max(parsedate_to_datetime(text).timestamp() - now, 0.0), MAX_RETRY_AFTER_S)
     except (ValueError, OverflowError):
         return 0.0
-
-
-def _time(text: object) -> float | None:
-    if not isinstance(text, str):
-        return None
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return at.timestamp() if at.tzinfo is not None else None
 
 
 def _text(value: object) -> str:

@@ -6,16 +6,16 @@ pinned may take other inputs tomorrow. What was learned of a pinned version stay
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.core.schemas import InputSchema, parse_schema
 from proxy.upstreams.base import ModelTarget
+from proxy.upstreams.once import AskedOnce
 from proxy.upstreams.replicate_client import ReplicateClient
 from proxy.upstreams.replicate_versions import VersionNotes
+from storage.memory import ByteLru
 from storage.records import JsonObject
 
 KEEP_S = 300.0
@@ -42,8 +42,8 @@ class SchemaDesk:
         self._client = client
         self._versions = versions
         self._clock = clock
-        self._learned: OrderedDict[tuple[ModelTarget, str], _Learned] = OrderedDict()
-        self._asking: dict[tuple[ModelTarget, str], asyncio.Task[InputSchema | None]] = {}
+        self._learned: ByteLru[tuple[ModelTarget, str], _Learned] = ByteLru(MAX_REMEMBERED)
+        self._asking: AskedOnce[tuple[ModelTarget, str], InputSchema | None] = AskedOnce()
 
     async def find(self, target: ModelTarget, authorization: dict[str, str]) -> InputSchema | None:
         """The input schema of what ``target`` runs now, ``None`` where it is not told. Never raises.
@@ -54,16 +54,8 @@ class SchemaDesk:
         learned = self._learned.get(asked)
         if learned is not None and self._clock() < learned.until:
             return learned.schema
-        task = self._asking.get(asked)
-        if task is None:
-            task = asyncio.create_task(self._ask(target, authorization))
-            self._asking[asked] = task
-            task.add_done_callback(lambda _: self._asking.pop(asked, None))
-        schema = await asyncio.shield(task)
-        self._learned[asked] = _Learned(schema, self._clock() + (KEEP_S if schema else KEEP_UNKNOWN_S))
-        self._learned.move_to_end(asked)
-        if len(self._learned) > MAX_REMEMBERED:
-            self._learned.popitem(last=False)
+        schema = await self._asking.ask(asked, lambda: self._ask(target, authorization))
+        self._learned.put(asked, _Learned(schema, self._clock() + (KEEP_S if schema else KEEP_UNKNOWN_S)), 1)
         return schema
 
     async def _ask(self, target: ModelTarget, authorization: dict[str, str]) -> InputSchema | None:

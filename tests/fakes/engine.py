@@ -1,4 +1,4 @@
-"""The engine put together over doubles: what ``proxy.app`` builds, without network, disk and clock."""
+"""The engine put together over doubles: what ``proxy.building`` builds, without network, disk and clock."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.predictor import Hit, Predictor
+from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
@@ -37,6 +38,7 @@ from proxy.engine.runs import Create, Runs
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams
 from proxy.engine.uploads import Uploads
+from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import Place
 from proxy.upstreams.base import Credential, ModelTarget, Outcome, Upstream
 from storage.opening import Storage
@@ -174,22 +176,31 @@ class Engine:
             keeps_text="deterministic",
             now=self.clock,
         )
-        self.predictor = Predictor(
+        self.preparation = Preparation(self.file_inputs, cache_enabled=cache_enabled)
+        self.views = Views(
             results=self.storage.results,
+            renderer=self.renderer,
+            mint=mint,
+            recent=self.recent,
+            journal=self.journal,
+            history=self.history,
+            remains=self.remains,
+            streams=self.streams,
+            now=self.clock,
+        )
+        self.predictor = Predictor(
+            preparation=self.preparation,
+            views=self.views,
             runs=self.flights,
             coalescer=self.coalescer,
             renderer=self.renderer,
-            file_inputs=self.file_inputs,
             gatekeeper=self.gatekeeper,
             mint=mint,
             recent=self.recent,
             journal=self.journal,
             history=self.history,
             ongoing=self.ongoing,
-            remains=self.remains,
-            streams=self.streams,
             notices=self.notices,
-            cache_enabled=cache_enabled,
             now=self.clock,
         )
         self.resumption = Resumption(

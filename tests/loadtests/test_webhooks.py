@@ -157,7 +157,7 @@ def test_webhook_that_is_no_https_url_is_422(alice: httpx.Client, fake: FakeMode
 
 
 def test_http_is_refused_where_only_https_is_allowed(alice: httpx.Client, receiver: Receiver, fake: FakeModel) -> None:
-    fake.set_options(webhook_http=False)
+    fake.set_options(webhook_addresses=False)
     answer = alice.post("/models/acme/pixel/predictions", json={"input": FOX, "webhook": receiver.url})
     assert answer.status_code == 422
 

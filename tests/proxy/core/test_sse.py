@@ -96,12 +96,6 @@ def test_event_is_given_as_soon_as_its_last_line_ends_with_a_cr() -> None:
     assert list(parser.feed(b"\ndata: b\r\n\r")) == [Event("", "message", "b")]
 
 
-def test_reader_hears_how_long_to_wait() -> None:
-    parser = Parser()
-    list(parser.feed(b"retry: soon\nretry: 1500\nretry: 99999999999999999999\n"))
-    assert parser.retry_ms == 1500
-
-
 @pytest.mark.parametrize("split", [1, 7, 1000])
 def test_endless_line_is_refused_and_what_came_before_it_is_not_lost(split: int) -> None:
     data = b"data: first\n\ndata: " + b"x" * 100 + b"\n\n"

@@ -81,11 +81,11 @@ async def uploaded(engine: Engine, file_id: str, data: bytes = RED, token: str =
 
 
 async def key_of(engine: Engine, given: JsonObject, **how: Any) -> bytes | None:
-    return (await engine.predictor.prepare(engine.request(given, **how))).key
+    return (await engine.preparation.prepare(engine.request(given, **how))).key
 
 
 async def plan_of(engine: Engine, given: JsonObject, **how: Any) -> object:
-    return (await engine.predictor.prepare(engine.request(given, **how))).plan
+    return (await engine.preparation.prepare(engine.request(given, **how))).plan
 
 
 # -- one key for one file ------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ async def test_text_that_looks_like_a_file_stays_text_where_the_schema_says_text
 
 @pytest.mark.parametrize("text", ["data:image/png;base64,???", "data:image/png;base64,", "data:image/png;base64,A"])
 async def test_broken_data_url_is_keyed_by_its_text(text: str) -> None:
-    prepared = await (engine := an_engine()).predictor.prepare(engine.request({"image": text}))
+    prepared = await (engine := an_engine()).preparation.prepare(engine.request({"image": text}))
     assert prepared.identified.files == ()
     assert prepared.identified.key_input == {"image": text}
 

@@ -152,7 +152,7 @@ class Story:
                     await self._check(one, found.output)
 
     async def _find(self, prediction_id: str, token: str) -> Prediction | None:
-        return await self.engine.predictor.find(prediction_id, self.engine.request(token=token).scope)
+        return await self.engine.views.find(prediction_id, self.engine.request(token=token).scope)
 
     async def _hear(self, one: Made) -> None:
         error = one.task.exception()

@@ -75,7 +75,7 @@ class Desk:
 
     async def list(self, query: str = "", *, token: str = TOKEN, size: int = 100) -> dict[str, Any]:
         engine = self.engine
-        made = Listing(engine.history, engine.predictor, engine.gatekeeper, BASE)
+        made = Listing(engine.history, engine.views, engine.gatekeeper, BASE)
         read = orjson.loads(await made.page(self.asker(token), read_request(query), size))
         assert isinstance(read, dict)
         return read
@@ -108,7 +108,7 @@ async def test_upstreams_entries_pass_byte_for_byte_but_for_their_links() -> Non
     odd = b'{"id":"x","created_at":"2020-01-01T00:00:00Z", "input":{"seed":123456789012345678901234567890,"n":1.0e2}}'
     desk.api.answers[""] = (200, b'{"next":null,"previous":null,"results":[ ' + odd + b" ]}")
     engine = desk.engine
-    body = await Listing(engine.history, engine.predictor, engine.gatekeeper, BASE).page(desk.asker(), read_request(""))
+    body = await Listing(engine.history, engine.views, engine.gatekeeper, BASE).page(desk.asker(), read_request(""))
     assert odd in body
 
 
@@ -230,7 +230,7 @@ async def test_another_scope_lists_nothing_of_mine() -> None:
     await engine.run()
     credential = Credential(OTHER_TOKEN)
     asker = Asker(credential, [(desk.api, engine.gatekeeper.scope_of(desk.api, credential))], None)
-    made = Listing(engine.history, engine.predictor, engine.gatekeeper, BASE)
+    made = Listing(engine.history, engine.views, engine.gatekeeper, BASE)
     assert orjson.loads(await made.page(asker, read_request("")))["results"] == []
 
 

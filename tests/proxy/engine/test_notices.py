@@ -85,7 +85,7 @@ class World:
             entry,
             WebhookRequest(f"{URL}/{entry.id}", events),
             "replicate",
-            view or (lambda: self.engine.predictor.view(entry)),
+            view or (lambda: self.engine.views.of(entry)),
             lambda: self.settled.append(entry.id),
             **({"told": told} if told is not None else {}),
         )
@@ -138,7 +138,7 @@ async def test_end_is_what_a_get_of_the_prediction_says(world: World) -> None:
     entry = await world.start()
     await world.follow(entry)
     await world.finish()
-    found = await world.engine.predictor.find(entry.id, entry.scope)
+    found = await world.engine.views.find(entry.id, entry.scope)
     assert found is not None
     assert world.got(entry)[-1].document["completed_at"]
     assert world.got(entry)[-1].document["metrics"]["predict_time"] == found.metrics["predict_time"]
@@ -201,7 +201,7 @@ async def test_growing_output_is_looked_at_every_half_second_and_never_more_ofte
 
     async def view() -> Prediction:
         looks.append(world.clock.now)
-        prediction = await world.engine.predictor.view(entry)
+        prediction = await world.engine.views.of(entry)
         return replace(prediction, output=text) if prediction.status == "processing" else prediction
 
     await world.follow(entry, frozenset({"output", "completed"}), view)
@@ -227,7 +227,7 @@ async def test_prediction_whose_webhook_wants_the_end_alone_is_looked_at_twice(w
     async def view() -> Prediction:
         nonlocal looks
         looks += 1
-        return await world.engine.predictor.view(entry)
+        return await world.engine.views.of(entry)
 
     await world.follow(entry, frozenset({"completed"}), view)
     for _ in range(50):
@@ -278,9 +278,7 @@ async def test_client_is_settled_only_when_the_end_is_on_the_disk(world: World) 
         kept_at_settling.append([name for name in world.engine.ledger._values if name.startswith("hook:")])
 
     world.receiver.gate = asyncio.Event()
-    await world.notices.follow(
-        entry, WebhookRequest(URL), "replicate", lambda: world.engine.predictor.view(entry), settled
-    )
+    await world.notices.follow(entry, WebhookRequest(URL), "replicate", lambda: world.engine.views.of(entry), settled)
     await world.finish()
     assert kept_at_settling == [[f"hook:{entry.id}"]]
 
@@ -303,7 +301,7 @@ async def test_view_that_breaks_once_costs_no_end(world: World) -> None:
         views += 1
         if views == 1:
             raise RuntimeError("not now")
-        return await world.engine.predictor.view(entry)
+        return await world.engine.views.of(entry)
 
     await world.follow(entry, ALL, view)
     await settle()
@@ -332,7 +330,7 @@ async def serve_hit(world: World, events: frozenset[WebhookEvent] = ALL) -> Hit:
     await world.engine.run()
     hit = await world.engine.create()
     assert isinstance(hit, Hit)
-    prediction = await world.engine.predictor.find(hit.id, world.engine.request().scope)
+    prediction = await world.engine.views.find(hit.id, world.engine.request().scope)
     assert prediction is not None
     request = WebhookRequest(f"{URL}/{hit.id}", events)
     await world.notices.served(prediction, request, "replicate", hit.record.scope)

@@ -44,7 +44,7 @@ class Run:
         return await self.shown()
 
     async def shown(self) -> Prediction:
-        return await self.engine.predictor.view(self.entry)
+        return await self.engine.views.of(self.entry)
 
     async def end(self, output: JsonValue, status: str = "succeeded") -> Prediction:
         self.engine.upstream.answer = lambda job: output
@@ -111,7 +111,7 @@ async def test_text_is_shown_as_it_grows() -> None:
         assert (await run.tell(["a "])).output == ["a "]
         prediction = await run.tell(["a ", "red "])
         assert (prediction.status, prediction.output) == ("processing", ["a ", "red "])
-        found = await run.engine.predictor.find(run.entry.id, run.entry.scope)
+        found = await run.engine.views.find(run.entry.id, run.entry.scope)
         assert found == prediction
 
 

@@ -38,11 +38,11 @@ def document(hit: Hit) -> dict[str, Any]:
 
 
 async def shown(engine: Engine, entry: Running) -> Prediction:
-    return await engine.predictor.view(entry)
+    return await engine.views.of(entry)
 
 
 async def found(engine: Engine, prediction_id: str, token: str | None = TOKEN) -> Prediction | None:
-    return await engine.predictor.find(prediction_id, engine.request(token=token).scope)
+    return await engine.views.find(prediction_id, engine.request(token=token).scope)
 
 
 async def canceled(engine: Engine, prediction_id: str, token: str = TOKEN) -> Prediction | None:
@@ -378,7 +378,7 @@ async def test_request_that_comes_while_the_result_is_stored_joins_or_hits() -> 
 async def ended_meanwhile(engine: Engine) -> Running:
     """A create whose look-up found nothing, and whose flight finds what another one has just stored."""
     request = engine.request()
-    prepared = await engine.predictor.prepare(request)
+    prepared = await engine.preparation.prepare(request)
     assert prepared.key is not None
     assert await engine.storage.results.get_complete(prepared.key) is None
     await engine.run()
@@ -941,7 +941,7 @@ async def test_restart_with_another_secret_knows_nothing_and_serves_nothing() ->
     entry = await engine.run()
     again = await engine.restarted()
     stranger = Engine(storage=again.storage, clock=engine.clock)
-    stranger.predictor._mint = type(stranger.predictor._mint)(replace(stranger.secrets, ids=b"x" * 32))
+    stranger.views._mint = type(stranger.views._mint)(replace(stranger.secrets, ids=b"x" * 32))
     assert await found(stranger, entry.id) is None
 
 
@@ -1094,7 +1094,7 @@ async def test_damage_that_memory_has_not_noticed_is_a_miss_too() -> None:
     await engine.run()
     again = await engine.restarted()
     request = again.request()
-    prepared = await again.predictor.prepare(request)
+    prepared = await again.preparation.prepare(request)
     assert prepared.key is not None
     record = await again.storage.results.get_complete(prepared.key)
     again.blobs.lose(hash_bytes(png()))

@@ -45,7 +45,7 @@ async def killed(engine: Engine, **options: Any) -> Engine:
 
 
 async def found(engine: Engine, prediction_id: str) -> Any:
-    return await engine.predictor.find(prediction_id, engine.request(token=TOKEN).scope)
+    return await engine.views.find(prediction_id, engine.request(token=TOKEN).scope)
 
 
 async def test_run_that_goes_on_upstream_is_adopted_and_every_sharer_gets_its_picture() -> None:
@@ -128,7 +128,7 @@ async def test_disk_that_stands_still_holds_no_answer_for_long(monkeypatch: pyte
     engine = Engine()
     opened = slow_disk(engine, "pred:")
     entry = await engine.run(FOX)
-    assert (await engine.predictor.view(entry)).status == "succeeded"
+    assert (await engine.views.of(entry)).status == "succeeded"
     opened.set()
     await engine.journal.drain()
 
@@ -144,7 +144,7 @@ async def test_same_input_joins_the_adopted_run_instead_of_paying_again() -> Non
     assert joined.is_follower
     again.upstream.gate.set()
     await joined.flight.finished(5)
-    assert (await again.predictor.view(joined)).status == "succeeded"
+    assert (await again.views.of(joined)).status == "succeeded"
     assert again.upstream.jobs == []
 
 
@@ -185,7 +185,7 @@ async def test_run_that_ended_with_its_connection_is_run_once_more_and_not_a_sec
     await again.journal.drain()
     third = await killed(again)
     await third.resumption.resume()
-    one = await third.predictor.find(entry.id, scope)
+    one = await third.views.find(entry.id, scope)
     assert one is not None
     assert (one.status, one.error) == ("failed", INTERRUPTED)
     assert (again.left_behind, third.left_behind) == ([("replicate", "repeated")], [("replicate", "lost")])
@@ -200,7 +200,7 @@ async def test_run_that_was_left_behind_long_ago_is_not_run_once_more() -> None:
     again.clock.advance(module.MAX_REPEAT_AGE_S + 1)
     await again.resumption.resume()
     assert again.left_behind == [("replicate", "lost")]
-    one = await again.predictor.find(entry.id, entry.scope)
+    one = await again.views.find(entry.id, entry.scope)
     assert one is not None
     assert one.status == "failed"
 

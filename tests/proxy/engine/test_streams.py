@@ -657,16 +657,16 @@ async def test_predictions_say_where_they_are_streamed() -> None:
     for url, prefix in ((TEXT_STREAM, "streams"), (FILE_STREAM, "files")):
         stage = Stage(url)
         entry = await stage.begin()
-        shown = (await stage.engine.predictor.view(entry)).stream_url
+        shown = (await stage.engine.views.of(entry)).stream_url
         assert shown is not None
         assert shown.startswith(f"{BASE}/v1/{prefix}/{entry.id}-")
         assert stage.engine.stream_book.verify(shown.rpartition("/")[2]) == entry.id
         stage.upstream.succeed(["a"] if prefix == "streams" else [OUT])
         await stage.record(entry)
-        after = await stage.engine.predictor.view(entry)
+        after = await stage.engine.views.of(entry)
         assert after.stream_url == shown
         stage.engine = await stage.engine.restarted()
-        found = await stage.engine.predictor.find(entry.id, entry.scope)
+        found = await stage.engine.views.find(entry.id, entry.scope)
         assert found is not None
         assert found.stream_url == shown
 
@@ -674,7 +674,7 @@ async def test_predictions_say_where_they_are_streamed() -> None:
 async def test_api_without_streams_offers_none() -> None:
     stage = Stage(None)
     entry = await stage.begin()
-    assert (await stage.engine.predictor.view(entry)).stream_url is None
+    assert (await stage.engine.views.of(entry)).stream_url is None
     stage.upstream.succeed([OUT])
     record = await stage.record(entry)
     assert not record.is_streamable
@@ -697,7 +697,7 @@ async def test_cog_model_s_schema_says_what_its_stream_holds(output: Any, prefix
     stage = Stage(None, kind="cog")
     openapi = None if output is None else {"components": {"schemas": {"Output": output}}}
     stage.upstream.description = ModelDescription("a/b", VERSION, is_pinned=True, schema=None, openapi=openapi)
-    shown = (await stage.engine.predictor.view(await stage.begin())).stream_url
+    shown = (await stage.engine.views.of(await stage.begin())).stream_url
     assert shown is not None
     assert shown.startswith(f"{BASE}/v1/{prefix}/")
     stage.upstream.succeed(None)

@@ -4,7 +4,7 @@ import pytest
 
 from proxy.core.errors import InputInvalid
 from proxy.core.outputs import OutputAccess
-from proxy.upstreams.webhook_http import check_webhook_url
+from proxy.upstreams.webhook_addresses import check_webhook_url
 
 NOBODY = OutputAccess()
 NAMED = OutputAccess(origins=(("http", "10.0.0.5", 9000), ("https", "hooks.internal", 8443)))

@@ -1,0 +1,301 @@
+"""Where concrete things are built and handed down. Everything else receives what it needs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.ids import IdMint
+from proxy.core.inputs import HostNames
+from proxy.core.outputs import OutputAccess
+from proxy.core.sealing import Sealer
+from proxy.core.secrets import Secrets
+from proxy.engine.coalescer import Coalescer
+from proxy.engine.courier import Courier
+from proxy.engine.credentials import Gatekeeper
+from proxy.engine.file_inputs import FileInputs
+from proxy.engine.handover import Handover
+from proxy.engine.history import History
+from proxy.engine.ingestor import IngestCounters, Ingestor
+from proxy.engine.journal import Journal
+from proxy.engine.listing import Listing
+from proxy.engine.notices import Notices
+from proxy.engine.ongoing import Ongoing
+from proxy.engine.parcels import ParcelRows
+from proxy.engine.predictor import Predictor
+from proxy.engine.preparation import Preparation
+from proxy.engine.recent import RecentPredictions
+from proxy.engine.remains import Remains
+from proxy.engine.remote_files import RemoteFiles
+from proxy.engine.renderer import Renderer
+from proxy.engine.resumption import Resumption
+from proxy.engine.rows import RowWriter
+from proxy.engine.runs import Runs
+from proxy.engine.spool import Spool
+from proxy.engine.streams import Streams
+from proxy.engine.uploads import Uploads
+from proxy.engine.views import Views
+from proxy.engine.webhook_secrets import WebhookSecrets
+from proxy.metrics import Metrics
+from proxy.services import Services
+from proxy.settings import (
+    CogUpstreamSettings,
+    LocalUpstreamSettings,
+    ReplicateUpstreamSettings,
+    Settings,
+    SettingsError,
+    UpstreamSettings,
+)
+from proxy.upstreams.addresses import parse_origin
+from proxy.upstreams.base import Outcome, Upstream
+from proxy.upstreams.catalog import Catalog
+from proxy.upstreams.cog import CogSpec, CogUpstream
+from proxy.upstreams.egress import Egress
+from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
+from proxy.upstreams.news_desk import NewsDesk
+from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
+from storage.opening import Storage
+
+TEMPLATES_SHARE = 0.5
+"""Part of ``storage.memory_bytes`` that ready answers get; the store keeps hot records and blobs in the rest."""
+
+
+def demo_model_dir() -> Path:
+    """The demo model: carried in the wheel, or in ``deploy/`` of a checkout."""
+    packaged = Path(__file__).parent / "demo-model"
+    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "deploy" / "demo-model"
+
+
+def build_services(
+    settings: Settings,
+    base_url: str,
+    secrets: Secrets,
+    storage: Storage,
+    catalog: Catalog,
+    egress: Egress,
+    desk: NewsDesk,
+) -> Services:
+    """Everything that handlers use, in front of the upstreams of ``catalog``."""
+    metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
+    metrics.export("hotplate_storage_", storage.counters.snapshot)
+    spool = Spool(settings.cache.spool_bytes, time.time)
+    addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
+    coalescer = Coalescer()
+    metrics.flights.set_function(lambda: float(len(coalescer)))
+    rows = RowWriter(storage.ledger)
+    journal = Journal(rows)
+    ongoing = Ongoing(rows, Sealer(secrets))
+    remains = Remains(rows, Sealer(secrets), storage.blobs)
+    history = History(storage.ledger, time.time)
+    gatekeeper = Gatekeeper(
+        secrets,
+        [token.get_secret_value() for token in settings.auth.tokens],
+        settings.auth.accept_for_s,
+        time.monotonic,
+    )
+    webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
+    webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
+    courier = Courier(
+        ParcelRows(storage.ledger, Sealer(secrets)),
+        egress,
+        webhook_access,
+        webhook_secrets.signing,
+        settings.webhooks.timeout_s,
+        metrics.observe_webhook,
+        time.time,
+    )
+    notices = Notices(courier, base_url, time.time)
+    metrics.webhooks_waiting.set_function(lambda: float(len(courier)))
+    counters = IngestCounters(spooled=metrics.outputs_spooled.inc, left=metrics.outputs_left.inc)
+    uploads = Uploads(storage.notes, storage.blobs, time.time)
+    file_inputs = FileInputs(
+        base_url=base_url,
+        addresses=addresses,
+        blobs=storage.blobs,
+        spool=spool,
+        uploads=uploads,
+        remote=RemoteFiles(egress, storage.notes, _input_access(settings)),
+        handover=Handover(storage.blobs, uploads),
+        gatekeeper=gatekeeper,
+        by_url=HostNames(settings.cache.by_url_hosts),
+        hashes_remote=settings.cache.remote_inputs == "hash",
+    )
+    renderer = Renderer(
+        base_url,
+        settings.cache.output_urls,
+        settings.cache.data_url_max_bytes,
+        addresses,
+        storage.blobs,
+        spool,
+        int(settings.storage.memory_bytes * TEMPLATES_SHARE),
+        stream_book,
+    )
+    ingestor = Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters)
+    mint, recent = IdMint(secrets), RecentPredictions(time.time)
+    streams = Streams(
+        recent=recent,
+        mint=mint,
+        journal=journal,
+        results=storage.results,
+        remains=remains,
+        blobs=storage.blobs,
+        ingestor=ingestor,
+        renderer=renderer,
+        max_listeners=settings.limits.max_waiters,
+    )
+    runs = Runs(
+        results=storage.results,
+        ingestor=ingestor,
+        renderer=renderer,
+        file_inputs=file_inputs,
+        gatekeeper=gatekeeper,
+        journal=journal,
+        ongoing=ongoing,
+        remains=remains,
+        streams=streams,
+        observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        keeps_text=settings.cache.text,
+        now=time.time,
+    )
+    preparation = Preparation(file_inputs, cache_enabled=settings.cache.enabled)
+    views = Views(
+        results=storage.results,
+        renderer=renderer,
+        mint=mint,
+        recent=recent,
+        journal=journal,
+        history=history,
+        remains=remains,
+        streams=streams,
+        now=time.time,
+    )
+    predictor = Predictor(
+        preparation=preparation,
+        views=views,
+        runs=runs,
+        coalescer=coalescer,
+        renderer=renderer,
+        gatekeeper=gatekeeper,
+        mint=mint,
+        recent=recent,
+        journal=journal,
+        history=history,
+        ongoing=ongoing,
+        notices=notices,
+        now=time.time,
+    )
+    resumption = Resumption(
+        ongoing,
+        runs,
+        coalescer,
+        predictor,
+        journal,
+        {upstream.name: upstream for upstream in catalog.upstreams},
+        metrics.observe_left_behind,
+        time.time,
+    )
+    return Services(
+        settings=settings,
+        base_url=base_url,
+        catalog=catalog,
+        preparation=preparation,
+        predictor=predictor,
+        views=views,
+        gatekeeper=gatekeeper,
+        addresses=addresses,
+        storage=storage,
+        spool=spool,
+        coalescer=coalescer,
+        journal=journal,
+        history=history,
+        listing=Listing(history, views, gatekeeper, base_url),
+        uploads=uploads,
+        resumption=resumption,
+        streams=streams,
+        stream_book=stream_book,
+        webhook_secrets=webhook_secrets,
+        webhook_access=webhook_access,
+        courier=courier,
+        notices=notices,
+        metrics=metrics,
+        desk=desk,
+        now=time.time,
+    )
+
+
+def _input_access(settings: Settings) -> dict[str, OutputAccess]:
+    """By upstream, the origins that the operator named for file inputs."""
+    return {
+        one.name: OutputAccess(origins=tuple(parse_origin(origin) for origin in one.input_origins))
+        for one in settings.upstream
+    }
+
+
+def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
+    predict_s = outcome.metrics.get("predict_time")
+    seconds = predict_s if isinstance(predict_s, (int, float)) else outcome.completed_at - outcome.started_at
+    metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
+
+
+def build_upstream(
+    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk
+) -> Upstream:
+    """One model service.
+
+    Raises:
+        SettingsError: a local model's folder holds none.
+    """
+    if isinstance(one, ReplicateUpstreamSettings):
+        return ReplicateUpstream(
+            ReplicateSpec(
+                name=one.name,
+                base_url=one.base_url,
+                deadline_s=one.deadline_s,
+                output_hosts=one.output_hosts,
+                output_origins=one.output_origins,
+            ),
+            notes=storage.notes,
+            egress=egress,
+        )
+    if isinstance(one, CogUpstreamSettings):
+        return CogUpstream(
+            CogSpec(
+                name=one.name,
+                urls=one.urls,
+                slots=one.slots,
+                deadline_s=one.deadline_s,
+                queue_limit=one.queue_limit,
+                revision=one.revision,
+                progress_url=one.progress_url,
+                tells_progress=one.live_progress,
+            ),
+            memory=storage.notes,
+            desk=desk,
+        )
+    return LocalCog(
+        _local_spec(one),
+        environments_dir=settings.data_dir / "envs",
+        run_dir=settings.data_dir / "run" / one.name,
+        memory=storage.notes,
+        desk=desk,
+    )
+
+
+def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
+    model_dir = one.path or demo_model_dir()
+    if not (model_dir / "cog.yaml").is_file():
+        raise SettingsError(f"upstream.{one.name}.path: {model_dir} has no cog.yaml")
+    return LocalCogSpec(
+        name=one.name,
+        model_dir=model_dir,
+        max_copies=one.max_copies,
+        idle_timeout_s=one.idle_timeout_s,
+        boot_deadline_s=one.boot_deadline_s,
+        deadline_s=one.deadline_s,
+        queue_limit=one.queue_limit,
+        revision=one.revision,
+        simulated_download_s=one.simulated_download_s,
+        environment=tuple(sorted(one.environment.items())),
+        tells_progress=one.live_progress,
+    )

@@ -1,0 +1,90 @@
+"""What is settled of a create request before any look-up: the model, the input, its files, and the key.
+
+A key says all that a result depends on, and nothing else (``docs/keys.md``). In doubt there is none, and the request
+goes past the cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from proxy.core.errors import InputInvalid
+from proxy.core.keys import KeyIngredients, derive_key
+from proxy.core.outputs import substitute
+from proxy.core.policy import Bypass, Cached, plan_lookup
+from proxy.core.schemas import normalise_input
+from proxy.engine.file_inputs import FileInputs
+from proxy.engine.runs import Create, Prepared
+from proxy.upstreams.base import DEPLOYMENTS, ModelDescription
+from storage.digest import Digest, PredictionKey
+from storage.records import JsonObject, JsonPath
+
+
+class Preparation:
+    """Prepares create requests. Starts nothing and stores nothing."""
+
+    def __init__(self, file_inputs: FileInputs, *, cache_enabled: bool) -> None:
+        self._file_inputs = file_inputs
+        self._cache_enabled = cache_enabled
+
+    async def prepare(self, create: Create) -> Prepared:
+        """Describe the model, normalise the input, identify its files, derive the key.
+
+        Raises:
+            InputInvalid: an upstream without validation of its own would be sent nonsense.
+            UpstreamRefused: the upstream refuses the credential with which a file was to be fetched.
+            NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
+        """
+        upstream = create.upstream
+        plan = plan_lookup(enabled=self._cache_enabled, cache_control=create.cache_control)
+        described = await upstream.describe(create.target, create.credential)
+        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached)
+        # What is learned now is known at the next request, too: both are to have one key.
+        if is_learnable and await self._file_inputs.learn(create, create.given):
+            described = await upstream.describe(create.target, create.credential)
+        if create.target.is_deployment:
+            described = replace(described, deployment=create.target.model)
+        sent = key_input = create.given
+        if described.schema is not None:
+            if upstream.kind == "replicate":
+                # The upstream validates for itself and may be laxer than the schema: what does not fit is
+                # sent as it is and keyed as it is.
+                try:
+                    key_input = normalise_input(described.schema, create.given, unknown="keep")
+                except InputInvalid:
+                    key_input = create.given
+            else:
+                sent = key_input = normalise_input(described.schema, create.given, unknown="drop")
+        given = sent if sent is create.given else {name: sent[name] for name in create.given if name in sent}
+        identified = await self._file_inputs.identify(
+            create, given, key_input, described.schema, wants_key=isinstance(plan, Cached)
+        )
+        if identified.bypass is not None:
+            plan = Bypass(identified.bypass)
+        key = None
+        if isinstance(plan, Cached):
+            key = _derive(create, described, identified.key_input, identified.files)
+        return Prepared(described, plan, sent, identified.shown, key, identified)
+
+
+def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
+    """The key that this very request had while the schema of its version was not known; ``None`` if it is the same.
+
+    A client may ask for a version's schema after its first run: its second one must not miss for that.
+    """
+    if create.upstream.kind != "replicate" or prepared.described.schema is None:
+        return None
+    files = prepared.identified.files
+    key = _derive(create, prepared.described, substitute(create.given, [(path, None) for path, _ in files]), files)
+    return key if key != prepared.key else None
+
+
+def _derive(
+    create: Create, described: ModelDescription, given: JsonObject, files: tuple[tuple[JsonPath, Digest], ...]
+) -> PredictionKey:
+    """The key of a request for the model ``described``."""
+    # A version of a Replicate API names its model by itself, and a request may give the version alone.
+    model = "" if create.upstream.kind == "replicate" and described.is_pinned else described.model
+    if described.deployment is not None:
+        model = f"{DEPLOYMENTS}{described.deployment}"
+    return derive_key(KeyIngredients(create.scope, create.upstream.name, model, described.version, given, files))
