@@ -7,10 +7,12 @@ has not ended says ``starting``, because the clients take any other word for the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from proxy.core.controls import parse_controls
 from proxy.core.errors import InputInvalid, InvalidField, NotFound
 from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
@@ -79,8 +81,8 @@ class Predictions:
                 given=parsed.input,
                 credential=credential,
                 scope=scope,
-                cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
+                controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
                 webhook=parsed.webhook,
                 deadline_s=deadline_s,
             )
@@ -119,7 +121,8 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", url),
-            (b"cache-status", _HIT_STATUS),
+            (b"age", b"%d" % hit.age_s),
+            (b"cache-status", _hit_status(hit)),
             (b"server-timing", b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)),
         ]
         if hit.template.links:
@@ -188,6 +191,18 @@ def _comes_in_pieces(output: JsonValue) -> bool:
     they yield nothing. The API says nothing of the output in answer to a create without ``Prefer: wait``.
     """
     return isinstance(output, list)
+
+
+def _hit_status(hit: Hit) -> bytes:
+    """``Cache-Status`` of a hit. Source: RFC 9211 sections 2.1, 2.4 and 2.8."""
+    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf:
+        return _HIT_STATUS
+    status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
+    if hit.member is not None:
+        status += b'; detail="pool %d/%d"' % (hit.member[0] + 1, hit.member[1])
+    elif hit.grade != "fresh":
+        status += b"; detail=" + (b"revalidating" if hit.grade == "revalidate" else b"stale-if-error")
+    return status
 
 
 def _outcome_word(entry: Running, landed: Landed | None) -> str:

@@ -802,7 +802,7 @@ async def test_no_cache_runs_anew_and_replaces_the_result() -> None:
     old = await engine.run()
     engine.egress.serve(OUT, png("blue"))
     fresh = await engine.run(cache_control="no-cache")
-    assert fresh.plan == Cached(may_look_up=False)
+    assert fresh.plan == Cached(may_look_up=False, may_share=False)
     assert len(engine.upstream.jobs) == 2
     hit = await engine.create()
     assert isinstance(hit, Hit)
