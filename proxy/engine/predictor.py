@@ -115,11 +115,7 @@ class Predictor:
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):
-            if create.webhook is not None:
-                # Before the answer: once that is out, nobody would ask again for what was not written.
-                served = await self._views.find(answer.id, create.scope)
-                if served is not None:
-                    await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
+            await self._tell_of(answer, create)
             return answer
         if prepared.controls.directives.only_if_cached:
             raise NotCached("there is no stored result for this request, and it wants no run")
@@ -138,6 +134,7 @@ class Predictor:
             hit = await self._serve(create, stale, "if-error") if stale is not None else None
             if hit is None:
                 raise
+            await self._tell_of(hit, create)
             return hit
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
@@ -155,6 +152,7 @@ class Predictor:
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
+            member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -162,6 +160,13 @@ class Predictor:
             # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
             await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
+
+    async def _tell_of(self, hit: Hit, create: Create) -> None:
+        """Send a hit's webhook. Before the answer: once that is out, nobody would ask again for what was not written."""
+        if create.webhook is not None:
+            served = await self._views.find(hit.id, create.scope)
+            if served is not None:
+                await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
 
     async def attend(self, entry: Running, told: Told) -> None:
         """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""

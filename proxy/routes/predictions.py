@@ -199,10 +199,15 @@ def _hit_status(hit: Hit) -> bytes:
         return _HIT_STATUS
     status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
     if hit.member is not None:
-        status += b'; detail="pool %d/%d"' % (hit.member[0] + 1, hit.member[1])
+        status += f'; detail="{_place(hit.member)}"'.encode()
     elif hit.grade != "fresh":
         status += b"; detail=" + (b"revalidating" if hit.grade == "revalidate" else b"stale-if-error")
     return status
+
+
+def _place(member: tuple[int, int]) -> str:
+    number, size = member
+    return f"pool {number + 1}/{size}"
 
 
 def _outcome_word(entry: Running, landed: Landed | None) -> str:
@@ -226,8 +231,11 @@ def _cache_status(entry: Running, landed: Landed | None) -> str:
         parts.append("stored")
     if entry.is_follower:
         parts.append("collapsed")
-    if landed is not None:
-        parts.append("detail=cold" if landed.outcome.boot_s > 0 else "detail=warm")
+    words = [] if landed is None else ["cold" if landed.outcome.boot_s > 0 else "warm"]
+    if entry.member is not None:
+        parts.append('detail="' + " ".join([*words, _place(entry.member)]) + '"')
+    elif words:
+        parts.append(f"detail={words[0]}")
     return "; ".join(parts)
 
 
