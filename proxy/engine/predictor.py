@@ -162,7 +162,7 @@ class Predictor:
         return entry
 
     async def _tell_of(self, hit: Hit, create: Create) -> None:
-        """Send a hit's webhook. Before the answer: once that is out, nobody would ask again for what was not written."""
+        """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
         if create.webhook is not None:
             served = await self._views.find(hit.id, create.scope)
             if served is not None:
