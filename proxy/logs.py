@@ -27,6 +27,7 @@ class Note:
             ``own``, ``output``, ``stream``, ``admin`` or ``other``.
         saved_s: compute seconds that a hit did not spend.
         is_quiet: no line is to be written: there are very many such requests, and none is a client's.
+        is_passed_on: another process of this proxy answers, and it names, counts and logs the request.
     """
 
     outcome: str = "other"
@@ -35,6 +36,7 @@ class Note:
     error: str | None = None
     saved_s: float = 0.0
     is_quiet: bool = False
+    is_passed_on: bool = False
 
 
 QUEUED_LINES = 10_000

@@ -110,6 +110,10 @@ class Metrics:
         """One error answer."""
         self._errors.labels(code).inc()
 
+    def observe_saved(self, seconds: float) -> None:
+        """Compute seconds that a hit did not spend."""
+        self.saved_seconds.inc(seconds)
+
     def observe_run(self, upstream: str, status: str, predict_s: float, boot_s: float) -> None:
         """One run of a model has ended."""
         self._runs.labels(upstream, status).inc()

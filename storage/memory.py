@@ -53,6 +53,11 @@ class ByteLru(Generic[K, V]):
         if entry is not None:
             self._used_bytes -= entry[1]
 
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self._used_bytes = 0
+
     @property
     def used_bytes(self) -> int:
         """Sum of the sizes of what is kept."""

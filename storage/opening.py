@@ -7,18 +7,25 @@ writes that were begun.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from storage.counters import StorageCounters
+from storage.errors import StorageUnavailable
 from storage.hot import HotContentStore
 from storage.local.actions import DiskActionCache
 from storage.local.blobs import DiskContentStore
+from storage.local.folder import Folder
 from storage.local.house import House, open_house
+from storage.local.index import ReadOnlyIndex
 from storage.local.ledger import DiskKeyValue
+from storage.local.shelf import Shelf
+from storage.local.space import Space
+from storage.local.trouble import Trouble
 from storage.local.writer import Writer
 from storage.ports import ActionCache, ContentStore, KeyValue
 from storage.results import ResultStore
@@ -43,6 +50,7 @@ class Storage:
         trouble: why storing currently fails, or ``None`` when the last writes succeeded. While it fails, asking
             makes the store try a small write now and then, so that it recovers even when nothing is stored.
         aclose: finish the writes that were begun, close and give up the folder; safe to call again.
+        renew: look at the disk anew. For a reader whose folder's owner has started again; others need it never.
     """
 
     results: ResultStore
@@ -54,6 +62,7 @@ class Storage:
     used_bytes: Callable[[], int]
     trouble: Callable[[], str | None]
     aclose: Callable[[], Awaitable[None]]
+    renew: Callable[[], None] = lambda: None
 
 
 async def open_storage(data_dir: Path, settings: StorageSettings, *, clock: Callable[[], float] = time.time) -> Storage:
@@ -77,6 +86,31 @@ async def open_storage(data_dir: Path, settings: StorageSettings, *, clock: Call
         await writer.aclose(opened.close)
         raise
     return _furnish(house, settings, writer, opened, counters, clock)
+
+
+async def open_reader(data_dir: Path, settings: StorageSettings, *, clock: Callable[[], float] = time.time) -> Storage:
+    """The store of a folder that another process on this machine owns, for reading alone.
+
+    Nothing is claimed, swept or written; every write fails as one to a store that is closed. It is empty until
+    ``renew`` was called while the owner is there. What the owner changes is seen at once, but for complete records
+    found within ``RECENT_S``: let ``results.forget`` hear of those.
+    """
+    counters = StorageCounters()
+    writer = Writer()
+    await writer.aclose()
+    folder = Folder(Path(os.path.abspath(data_dir)))
+    index, trouble = ReadOnlyIndex(folder.index), Trouble(counters)
+    space = Space(0)
+    shelf = Shelf(folder, index, space, trouble, counters, durable=False, clock=clock)
+    house = House(folder, index, space, shelf, trouble, durable=False)
+    storage = _furnish(house, settings, writer, ExitStack(), counters, clock)
+
+    def renew() -> None:
+        storage.results.forget()
+        with suppress(StorageUnavailable):  # then it is empty, and everything is a miss
+            index.renew()
+
+    return replace(storage, renew=renew, trouble=lambda: None)
 
 
 def _furnish(

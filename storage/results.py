@@ -54,6 +54,7 @@ class ResultStore:
         self._monotonic = monotonic
         self._recent: ByteLru[PredictionKey, tuple[ResultRecord, float]] = ByteLru(memory_bytes)
         self._changes = 0
+        self._listeners: list[Callable[[PredictionKey], None]] = []
         self._running: set[asyncio.Task[None]] = set()
 
     def peek(self, key: PredictionKey) -> ResultRecord | None:
@@ -111,6 +112,18 @@ class ResultStore:
         """
         await self._to_the_end(self._remove(key))
 
+    def listen(self, listener: Callable[[PredictionKey], None]) -> None:
+        """Call ``listener`` on the event loop after each change made here, with the key that was stored or removed."""
+        self._listeners.append(listener)
+
+    def forget(self, key: PredictionKey | None = None) -> None:
+        """Look at the disk again for ``key``, or for every key: another process has changed what is there."""
+        self._changes += 1
+        if key is None:
+            self._recent.clear()
+        else:
+            self._recent.discard(key)
+
     async def settle(self) -> None:
         """Wait for the changes that were begun; how each of them ended is told to its caller alone."""
         while self._running:
@@ -143,8 +156,9 @@ class ResultStore:
     def _end_change(self, key: PredictionKey, changes: int) -> bool:
         """Forget ``key`` once more; whether no other change began or ended meanwhile."""
         is_latest = changes == self._changes
-        self._changes += 1
-        self._recent.discard(key)
+        self.forget(key)
+        for listener in self._listeners:
+            listener(key)
         return is_latest
 
     async def _is_complete(self, record: ResultRecord) -> bool:

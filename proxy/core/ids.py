@@ -69,24 +69,30 @@ class OpenedId:
 class IdMint:
     """Makes and reads prediction ids. One per process; not shared between threads."""
 
-    def __init__(self, secrets: Secrets) -> None:
+    def __init__(self, secrets: Secrets, lane: int = 0, lanes: int = 1) -> None:
+        """``lane`` of ``lanes``: which share of the serials is this process's, so that no two make the same id.
+
+        Each lane has ``65536 // lanes`` of them in a millisecond.
+        """
+        self._width = (1 << 16) // lanes
+        self._first = lane * self._width
         self._scope_key = secrets.ids
         # ECB over exactly one block is the plain permutation wanted here: no block ever repeats (serial).
         cipher = Cipher(AES(secrets.ids[:16]), ECB())  # noqa: S305
         self._encrypt = cipher.encryptor()
         self._decrypt = cipher.decryptor()
-        self._serial = entropy.randbelow(1 << 16)
+        self._serial = entropy.randbelow(self._width)
         self._tags: dict[Scope, bytes] = {}
 
     def mint(self, record_id: RecordId, scope: Scope, created_at: float) -> PredictionId:
         """A fresh id for ``scope``; ``created_at`` in epoch seconds."""
-        self._serial = (self._serial + 1) & 0xFFFF
+        self._serial = (self._serial + 1) % self._width
         # Microseconds first: the millisecond must be the one that the rendered time of the answer shows.
         since_ms = min(max(round(created_at * 1_000_000) // 1000 - _EPOCH_MS, 0), _MAX_MS)
         block = (
             record_id.to_bytes(5, "big")
             + since_ms.to_bytes(5, "big")
-            + self._serial.to_bytes(2, "big")
+            + (self._first + self._serial).to_bytes(2, "big")
             + self._tag(scope)
         )
         return PredictionId(_spell(self._encrypt.update(block)))

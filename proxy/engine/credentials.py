@@ -40,6 +40,7 @@ class Gatekeeper:
         self._accepted_at: OrderedDict[Scope, float] = OrderedDict()
         self._asking: AskedOnce[Scope, Verdict] = AskedOnce()
         self._scopes: OrderedDict[tuple[str, str | None], Scope] = OrderedDict()
+        self._listeners: list[Callable[[Scope, float], None]] = []
 
     def scope_of(self, upstream: Upstream, credential: Credential | None) -> Scope:
         """The scope of a caller at ``upstream``.
@@ -125,7 +126,39 @@ class Gatekeeper:
         self._accepted_at.move_to_end(scope)
         if len(self._accepted_at) > MAX_REMEMBERED:
             self._accepted_at.popitem(last=False)
+        self._tell(scope, self._accept_for_s)
 
     def refuse(self, scope: Scope) -> None:
         """The upstream has just refused it: no hit until it is accepted again."""
         self._accepted_at.pop(scope, None)
+        self._tell(scope, 0.0)
+
+    # -- between processes -------------------------------------------------------------------------------
+
+    def listen(self, listener: Callable[[Scope, float], None]) -> None:
+        """Call ``listener`` with a scope and the seconds for which it may get hits, at each word of an upstream."""
+        self._listeners.append(listener)
+
+    def standings(self) -> list[tuple[Scope, float]]:
+        """Every scope that may get hits now, and for how many seconds."""
+        now = self._now()
+        left = ((scope, at + self._accept_for_s - now) for scope, at in self._accepted_at.items())
+        return [(scope, left_s) for scope, left_s in left if left_s > 0]
+
+    def learn(self, scope: Scope, left_s: float) -> None:
+        """What another process was told of a scope: see ``listen``."""
+        if left_s <= 0:
+            self._accepted_at.pop(scope, None)
+            return
+        self._accepted_at[scope] = self._now() - self._accept_for_s + left_s
+        self._accepted_at.move_to_end(scope)
+        if len(self._accepted_at) > MAX_REMEMBERED:
+            self._accepted_at.popitem(last=False)
+
+    def forget(self) -> None:
+        """No scope may get hits until it is learned anew."""
+        self._accepted_at.clear()
+
+    def _tell(self, scope: Scope, left_s: float) -> None:
+        for listener in self._listeners:
+            listener(scope, left_s)

@@ -37,7 +37,8 @@ class AccessLog:
             nonlocal status, sent_bytes
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"].append((b"x-request-id", request_id.encode()))
+                if not note.is_passed_on:
+                    message["headers"].append((b"x-request-id", request_id.encode()))
             else:
                 sent_bytes += len(message.get("body", b""))
             await send(message)
@@ -46,13 +47,13 @@ class AccessLog:
             await self._app(scope, receive, watch)
         finally:
             seconds = time.perf_counter() - began
-            if self._metrics is not None:
+            if self._metrics is not None and not note.is_passed_on:
                 self._metrics.observe_request(note.outcome, seconds)
                 if note.error is not None:
                     self._metrics.observe_error(note.error)
                 if note.saved_s:
-                    self._metrics.saved_seconds.inc(note.saved_s)
-            if not note.is_quiet:
+                    self._metrics.observe_saved(note.saved_s)
+            if not note.is_quiet and not note.is_passed_on:
                 self._log.write(
                     time.time(),
                     {

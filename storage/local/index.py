@@ -28,6 +28,8 @@ from storage.local.strict_disk import (
     SYNC_EACH_COMMIT,
     CacheHandle,
     CacheTimeout,
+    ReadHandle,
+    ReadOnlyCache,
     database_path,
     open_cache,
     rows_between,
@@ -81,7 +83,7 @@ class Index:
     def __init__(self, directory: Path) -> None:
         self._suspect_path = directory / _SUSPECT
         self._writing = open_cache(directory, timeout_s=WRITE_TIMEOUT_S)
-        self._reading: CacheHandle | None = open_cache(directory, timeout_s=READ_TIMEOUT_S)
+        self._reading: ReadHandle | None = open_cache(directory, timeout_s=READ_TIMEOUT_S)
         self._reading.close()  # this thread's connection; the reading thread opens its own
 
     def get(self, key: bytes) -> bytes | None:
@@ -176,6 +178,48 @@ class Index:
         if is_damage(error):
             with contextlib.suppress(OSError):
                 self._suspect_path.touch(mode=FILE_MODE)
+
+
+class ReadOnlyIndex(Index):
+    """The index in a process that does not own the folder: it reads what the owner writes, and changes nothing.
+
+    For one thread, which opens it with ``renew`` and does so again when the owner has started anew: that one may have
+    set a damaged database aside, whose file would be read for ever here.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._suspect_path = directory / _SUSPECT
+        self._reading = None
+
+    def renew(self) -> None:
+        """Open the database that is there now.
+
+        Raises:
+            StorageUnavailable: it cannot be read; the index is closed.
+        """
+        self.close_reading()
+        try:
+            self._reading = ReadOnlyCache(self._directory, timeout_s=READ_TIMEOUT_S)
+        except sqlite3.Error as error:
+            raise as_unavailable(error) from error
+        self.warm_up()
+
+    @contextmanager
+    def transaction(self, *, durable: bool) -> Iterator[Rows]:
+        """Refused.
+
+        Raises:
+            StorageUnavailable: always.
+        """
+        raise StorageUnavailable("another process writes this index")
+        yield
+
+    def drop_expired(self) -> None:
+        """Do nothing: the owner does it."""
+
+    def close_writing(self) -> None:
+        """Do nothing: nothing was opened for writing."""
 
 
 def open_index(directory: Path) -> tuple[Index, bool]:

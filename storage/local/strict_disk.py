@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
+from urllib.parse import quote
 
 import diskcache
 from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
@@ -51,10 +53,16 @@ _SETTINGS: dict[str, int | str] = {
 }
 
 
-class CacheHandle(Protocol):
-    """The part of ``diskcache.Cache`` that the index uses; one connection per thread behind it."""
+class ReadHandle(Protocol):
+    """What reading the index needs of a database; one connection per thread behind it."""
 
     def get(self, key: bytes) -> PlainValue | None: ...
+
+    def close(self) -> None: ...
+
+
+class CacheHandle(ReadHandle, Protocol):
+    """The part of ``diskcache.Cache`` that the index uses; one connection per thread behind it."""
 
     def set(self, key: bytes, value: PlainValue, expire: float | None = None) -> bool: ...
 
@@ -65,8 +73,6 @@ class CacheHandle(Protocol):
     def reset(self, key: str, value: int, update: bool) -> object: ...
 
     def expire(self) -> int: ...
-
-    def close(self) -> None: ...
 
 
 class StrictDisk(diskcache.Disk):  # type: ignore[misc]
@@ -153,7 +159,48 @@ def open_cache(directory: Path, *, timeout_s: float) -> CacheHandle:
     return cast(CacheHandle, diskcache.Cache(str(directory), timeout=timeout_s, disk=StrictDisk, **_SETTINGS))
 
 
-def rows_between(cache: CacheHandle, first: bytes, end: bytes) -> list[tuple[bytes, PlainValue]]:
+class ReadOnlyCache:
+    """The database as a process reads it that must not write: opening it with diskcache alone writes its settings.
+
+    One connection, for the thread that made it. The database must be there already.
+    """
+
+    def __init__(self, directory: Path, *, timeout_s: float) -> None:
+        """Args: see ``open_cache``.
+
+        Raises:
+            sqlite3.Error: it is not there, or out of reach.
+        """
+        uri = f"file:{quote(str(database_path(directory)))}?mode=ro"
+        self._connection = sqlite3.connect(uri, uri=True, timeout=timeout_s, isolation_level=None)
+        self._sql = self._connection.execute
+        for name in ("cache_size", "mmap_size"):
+            self._sql(f"PRAGMA {name} = {_SETTINGS[f'sqlite_{name}']}")
+
+    def get(self, key: bytes) -> PlainValue | None:
+        """The value under ``key``, as ``diskcache.Cache.get`` with ``StrictDisk`` finds it.
+
+        Raises:
+            sqlite3.Error: the database cannot be read.
+            Corrupt: the row says that its value is pickled or in a file.
+        """
+        row = self._sql(_GET, (sqlite3.Binary(key), time.time())).fetchone()
+        if row is None:
+            return None
+        mode, filename, value = row
+        if mode != MODE_RAW or filename is not None:
+            raise Corrupt(f"index row in mode {mode!r}")
+        return _from_row(value)
+
+    def close(self) -> None:
+        """Close the connection. Safe to call again."""
+        self._connection.close()
+
+
+_GET = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
+
+
+def rows_between(cache: ReadHandle, first: bytes, end: bytes) -> list[tuple[bytes, PlainValue]]:
     """Keys from ``first`` up to but without ``end`` with their values, in order; rows in odd modes are left out.
 
     diskcache has no look-up by range, so its own connection is asked: the table has an index by key.
