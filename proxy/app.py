@@ -54,6 +54,10 @@ class Application:
     operations: Operations
     aclose: Callable[[float], Awaitable[None]]
 
+    def drain(self) -> None:
+        """Say that no traffic should come here any more."""
+        self.operations.is_draining = True
+
 
 async def build_application(
     settings: Settings, base_url: str, log: RequestLog, admin_url: str | None = None
@@ -91,6 +95,7 @@ async def build_application(
     operations = Operations(services)
 
     async def aclose(drain_timeout_s: float) -> None:
+        await services.channel.aclose()
         await services.coalescer.drain(drain_timeout_s)
         await services.streams.aclose()
         await services.notices.aclose()
@@ -163,11 +168,11 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
     return AccessLog(
-        Guard(router, only_names=_own_names(services), has_profile=services.policies.has_profile), services.metrics, log
+        Guard(router, only_names=own_names(services), has_profile=services.policies.has_profile), services.metrics, log
     )
 
 
-def _own_names(services: Services) -> frozenset[str] | None:
+def own_names(services: Services) -> frozenset[str] | None:
     """Host names that may be asked where the listener is open to everybody on this machine."""
     is_open = not services.settings.auth.tokens and any(not one.has_accounts for one in services.catalog.upstreams)
     if not is_open:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.core.addresses import AddressBook, StreamBook
@@ -11,9 +12,11 @@ from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.channel import CoreChannel
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.edge_channel import EdgeChannel
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
 from proxy.engine.history import History
@@ -36,6 +39,7 @@ from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams
+from proxy.engine.topics import ToldHistory, ToldMetrics, ToldRecent, announce, collect, follow
 from proxy.engine.uploads import Uploads
 from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
@@ -63,6 +67,14 @@ TEMPLATES_SHARE = 0.5
 """Part of ``storage.memory_bytes`` that ready answers get; the store keeps hot records and blobs in the rest."""
 
 
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """What makes a process an edge: its line to the core, and its share of the serials in ids."""
+
+    channel: EdgeChannel
+    lane: int
+
+
 def demo_model_dir() -> Path:
     """The demo model: carried in the wheel, or in ``deploy/`` of a checkout."""
     packaged = Path(__file__).parent / "demo-model"
@@ -77,9 +89,11 @@ def build_services(
     catalog: Catalog,
     egress: Egress,
     desk: NewsDesk,
+    edge: Edge | None = None,
 ) -> Services:
-    """Everything that handlers use, in front of the upstreams of ``catalog``."""
-    metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
+    """Everything that handlers use, in front of the upstreams of ``catalog``; ``edge``: for a process that is one."""
+    names = tuple(upstream.name for upstream in catalog.upstreams)
+    metrics = Metrics(names) if edge is None else ToldMetrics(edge.channel, names)
     metrics.export("hotplate_storage_", storage.counters.snapshot)
     spool = Spool(settings.cache.spool_bytes, time.time)
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
@@ -89,7 +103,7 @@ def build_services(
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
     remains = Remains(rows, Sealer(secrets), storage.blobs)
-    history = History(storage.ledger, time.time)
+    history = History(storage.ledger, time.time) if edge is None else ToldHistory(edge.channel, storage, time.time)
     gatekeeper = Gatekeeper(
         secrets,
         [token.get_secret_value() for token in settings.auth.tokens],
@@ -134,7 +148,14 @@ def build_services(
         stream_book,
     )
     ingestor = Ingestor(storage.blobs, spool, egress, settings.cache.output_max_bytes, counters)
-    mint, recent = IdMint(secrets), RecentPredictions(time.time)
+    mint = IdMint(secrets, 0 if edge is None else edge.lane, settings.workers.lanes)
+    recent = RecentPredictions(time.time) if edge is None else ToldRecent(edge.channel, time.time)
+    channel = CoreChannel()
+    if edge is None:
+        announce(channel, gatekeeper, storage, catalog.upstreams)
+        collect(channel, recent, history, metrics, storage.counters)
+    else:
+        follow(edge.channel, gatekeeper, storage)
     streams = Streams(
         recent=recent,
         mint=mint,
@@ -225,6 +246,7 @@ def build_services(
         notices=notices,
         metrics=metrics,
         desk=desk,
+        channel=channel,
         now=time.time,
     )
 

@@ -24,6 +24,7 @@ from proxy.demo import UPSTREAM, DemoFailed, run_demo
 from proxy.doctor import diagnose
 from proxy.serving import serve, tls_files
 from proxy.settings import Settings, SettingsError, load_settings
+from proxy.supervisor import serve_workers
 from storage.errors import StorageError
 
 app = typer.Typer(
@@ -87,11 +88,15 @@ def serve_command(
     port: PortOption = None,
     admin_port: AdminPortOption = None,
     tls: TlsOption = False,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that take requests; with more than one, another runs the models.")
+    ] = None,
 ) -> None:
     """Serve in front of the configured model services; without a configuration, of Replicate's API."""
-    settings = _settings(config, host, port, admin_port, tls)
+    more = {"workers": {"count": workers}} if workers is not None else {}
+    settings = _settings(config, host, port, admin_port, tls, **more)
     log = logs.configure(settings.log.level, settings.log.format)
-    _run(serve(settings, log))
+    _run(serve(settings, log) if settings.workers.count == 1 else serve_workers(settings))
 
 
 @app.command()

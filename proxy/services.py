@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
+from proxy.engine.channel import CoreChannel
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -41,6 +42,7 @@ class Services:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
         desk: where model servers tell how runs go.
+        channel: tells the other processes of this proxy, where there are any.
         webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
@@ -69,6 +71,7 @@ class Services:
     notices: Notices
     metrics: Metrics
     desk: NewsDesk
+    channel: CoreChannel
     now: Callable[[], float]
 
     def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:

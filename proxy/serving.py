@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import socket
 import ssl
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 import structlog
 import uvicorn
@@ -119,67 +121,185 @@ def _url(scheme: str, host: str, listener: socket.socket) -> str:
     return f"{scheme}://{name}:{listener.getsockname()[1]}"
 
 
+class Stopping:
+    """The decision to stop, and the second one not to wait for anything."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._servers: list[_Server] = []
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether nothing is to be waited for."""
+        return self._forced.is_set()
+
+    async def wait_until_forced(self) -> None:
+        """Until somebody does not want to wait."""
+        await self._forced.wait()
+
+    async def wait(self) -> None:
+        """Until somebody asks for the stop."""
+        await self._asked.wait()
+
+    def ask(self) -> None:
+        """Stop; asked again, stop at once."""
+        if self._asked.is_set():
+            self.force()
+        self._asked.set()
+
+    def force(self) -> None:
+        """Stop without waiting for what is under way."""
+        self._forced.set()
+        for server in self._servers:
+            server.force_exit = True
+        self._asked.set()
+
+    def watch(self, servers: list[_Server]) -> None:
+        """Servers that a forced stop cuts short."""
+        self._servers = servers
+        if self.is_forced:
+            self.force()
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Generator[None, None, None]:
+        """SIGTERM and SIGINT ask."""
+        loop = asyncio.get_running_loop()
+        handled = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test stops us otherwise
+                loop.add_signal_handler(number, self.ask)
+                handled.append(number)
+        try:
+            yield
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A listening socket and what answers there.
+
+    Attributes:
+        drain_timeout_s: what requests in flight get when it closes.
+        is_inner: another process of this proxy is the client, and names the date itself.
+    """
+
+    app: ASGIApp
+    socket: socket.socket
+    context: ssl.SSLContext | None = None
+    drain_timeout_s: float = 0.0
+    is_inner: bool = False
+
+
+async def listen(
+    listeners: Sequence[Listener],
+    helpers: Sequence[Coroutine[Any, Any, None]],
+    stopping: Stopping,
+    on_ready: Callable[[], None],
+    on_stop: Callable[[], None],
+) -> None:
+    """Answer at all ``listeners`` until ``stopping``; they close one after another, each when it is drained.
+
+    ``helpers`` run meanwhile; they are cancelled at the end. The sockets are closed when this returns.
+    """
+    servers = [_server(listener) for listener in listeners]
+    stopping.watch(servers)
+    try:
+        async with asyncio.TaskGroup() as group:
+            serving = [
+                group.create_task(server.serve(sockets=[listener.socket]))
+                for server, listener in zip(servers, listeners, strict=True)
+            ]
+            helping = [group.create_task(helper) for helper in helpers]
+            for server in servers:
+                await server.ready.wait()
+            # What the start has made stays; the collector need not walk it at every full collection.
+            gc.collect()
+            gc.freeze()
+            on_ready()
+            await stopping.wait()
+            on_stop()
+            for server, task in zip(servers, serving, strict=True):
+                server.should_exit = True
+                await asyncio.wait([task])
+            for helper in helping:
+                helper.cancel()
+    finally:
+        for listener in listeners:
+            listener.socket.close()
+
+
 async def serve(
     settings: Settings, log: RequestLog, on_ready: Callable[[Addresses, Application], None] | None = None
 ) -> None:
-    """Run until a signal (or cancellation) says stop; everything that was started has ended when this returns.
+    """Run in this one process until a signal (or cancellation) says stop; everything that was started has ended then.
 
     Raises:
         SettingsError: an address or a certificate cannot be used.
         StorageError: the data folder cannot be used.
+    """
+    public_socket, admin_socket, addresses = open_listeners(settings)
+    application = await build_application(settings, addresses.base_url, log, addresses.admin_url)
+    application.operations.workers = [{"role": "proxy", "pid": os.getpid(), "since": time.time(), "restarts": 0}]
+    context = tls.server_context(addresses.tls) if addresses.tls is not None else None
+    drain_timeout_s = settings.limits.drain_timeout_s
+    stopping = Stopping()
+
+    def ready() -> None:
+        if on_ready is not None:
+            on_ready(addresses, application)
+        log_serving(addresses)
+
+    try:
+        with stopping.on_signals():
+            await listen(
+                [
+                    Listener(application.public, public_socket, context, drain_timeout_s),
+                    Listener(application.admin, admin_socket),
+                ],
+                [keep_certificate(settings, addresses.tls, context)],
+                stopping,
+                ready,
+                application.drain,
+            )
+    finally:
+        await application.aclose(0.0 if stopping.is_forced else drain_timeout_s)
+        _log.info("stopped")
+
+
+def open_listeners(settings: Settings) -> tuple[socket.socket, socket.socket, Addresses]:
+    """The public socket, the admin one, and where they are; certificates are made where Hotplate makes them.
+
+    Raises:
+        SettingsError: an address or a certificate cannot be used.
     """
     make_data_dir(settings.data_dir)
     files = tls_files(settings)
     public_socket = _bind(settings.public.host, settings.public.port, "public.port")
     admin_socket = _bind(settings.admin.host, settings.admin.port, "admin.port")
     public_url = _url(settings.scheme, settings.public.host, public_socket)
-    addresses = Addresses(
-        base_url=settings.public.base_url or public_url,
-        public_url=public_url,
-        admin_url=_url("http", settings.admin.host, admin_socket),
-        tls=files,
+    return (
+        public_socket,
+        admin_socket,
+        Addresses(
+            base_url=settings.public.base_url or public_url,
+            public_url=public_url,
+            admin_url=_url("http", settings.admin.host, admin_socket),
+            tls=files,
+        ),
     )
-    application = await build_application(settings, addresses.base_url, log, addresses.admin_url)
-    context = tls.server_context(files) if files is not None else None
-    public = _server(application.public, context, settings.limits.drain_timeout_s)
-    admin = _server(application.admin, None, 0.0)
-    stopping = asyncio.Event()
-    try:
-        async with asyncio.TaskGroup() as group:
-            servers = [
-                group.create_task(public.serve(sockets=[public_socket])),
-                group.create_task(admin.serve(sockets=[admin_socket])),
-            ]
-            helpers = [group.create_task(_keep_certificate(settings, files, context))]
-            with _signals(stopping, [public, admin]):
-                await public.ready.wait()
-                await admin.ready.wait()
-                # What the start has made stays; the collector need not walk it at every full collection.
-                gc.collect()
-                gc.freeze()
-                if on_ready is not None:
-                    on_ready(addresses, application)
-                _log.info(
-                    "serving", base_url=addresses.base_url, public=addresses.public_url, admin=addresses.admin_url
-                )
-                await stopping.wait()
-                _log.info("stopping")
-                application.operations.is_draining = True
-                public.should_exit = True
-                await asyncio.wait(servers[:1])
-                admin.should_exit = True
-                for helper in helpers:
-                    helper.cancel()
-    finally:
-        for listener in (public_socket, admin_socket):
-            listener.close()
-        await application.aclose(0.0 if public.force_exit else settings.limits.drain_timeout_s)
-        _log.info("stopped")
 
 
-def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float) -> _Server:
+def log_serving(addresses: Addresses) -> None:
+    """Say that requests are answered from now on, and where."""
+    _log.info("serving", base_url=addresses.base_url, public=addresses.public_url, admin=addresses.admin_url)
+
+
+def _server(listener: Listener) -> _Server:
     config = uvicorn.Config(
-        app,
+        listener.app,
         loop="none",
         http=BoundedHttpProtocol,
         ws="none",
@@ -187,40 +307,18 @@ def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float
         log_config=None,
         access_log=False,
         server_header=False,
+        date_header=not listener.is_inner,
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        timeout_graceful_shutdown=max(1, round(listener.drain_timeout_s)),
         backlog=BACKLOG,
     )
     config.load()
-    config.ssl = context
+    config.ssl = listener.context
     return _Server(config)
 
 
-@contextlib.contextmanager
-def _signals(stopping: asyncio.Event, servers: list[_Server]) -> Generator[None, None, None]:
-    """SIGTERM and SIGINT set ``stopping``; the second one stops the waiting as well."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if stopping.is_set():
-            for server in servers:
-                server.force_exit = True
-        stopping.set()
-
-    handled = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test stops us otherwise
-            loop.add_signal_handler(number, stop)
-            handled.append(number)
-    try:
-        yield
-    finally:
-        for number in handled:
-            loop.remove_signal_handler(number)
-
-
-async def _keep_certificate(settings: Settings, files: tls.TlsFiles | None, context: ssl.SSLContext | None) -> None:
+async def keep_certificate(settings: Settings, files: tls.TlsFiles | None, context: ssl.SSLContext | None) -> None:
     """Renew the certificate in time, without a restart; a failure is logged and tried again."""
     while files is not None and context is not None:
         wait_s = tls.seconds_until_renewal(files, time.time())

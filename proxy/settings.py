@@ -193,6 +193,29 @@ class LimitSettings(_Section):
     )
 
 
+class WorkerSettings(_Section):
+    """Processes that serve together, on one machine and one data folder."""
+
+    count: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes that take requests. With more than one, these answer hits and stored files, and another "
+        "process runs the models and answers everything else; about one for each core of the machine is right.",
+    )
+    core_wait_s: float = Field(
+        default=15.0,
+        ge=0,
+        description="Seconds for which a request waits while that other process is started anew, before it is answered "
+        "503.",
+    )
+
+    @property
+    def lanes(self) -> int:
+        """Processes that make ids."""
+        return 1 if self.count == 1 else self.count + 1
+
+
 class LogSettings(_Section):
     """What is written to standard error."""
 
@@ -360,6 +383,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     limits: LimitSettings = LimitSettings()
     webhooks: WebhookSettings = WebhookSettings()
+    workers: WorkerSettings = WorkerSettings()
     storage: StorageSettings = StorageSettings()
     log: LogSettings = LogSettings()
     upstream: tuple[UpstreamSettings, ...] = Field(

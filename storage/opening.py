@@ -98,7 +98,7 @@ async def open_reader(data_dir: Path, settings: StorageSettings, *, clock: Calla
     counters = StorageCounters()
     writer = Writer()
     await writer.aclose()
-    folder = Folder(Path(os.path.abspath(data_dir)))
+    folder = _folder(data_dir)
     index, trouble = ReadOnlyIndex(folder.index), Trouble(counters)
     space = Space(0)
     shelf = Shelf(folder, index, space, trouble, counters, durable=False, clock=clock)
@@ -111,6 +111,10 @@ async def open_reader(data_dir: Path, settings: StorageSettings, *, clock: Calla
             index.renew()
 
     return replace(storage, renew=renew, trouble=lambda: None)
+
+
+def _folder(data_dir: Path) -> Folder:
+    return Folder(Path(os.path.abspath(data_dir)))
 
 
 def _furnish(

@@ -233,17 +233,24 @@ class Predictor:
             entry.is_aborted = progress is None or progress.status == "starting"
             self._cancel(entry)
 
-    async def find_hit(self, create: Create) -> Hit | None:
-        """The answer from the store, where there is one; makes and joins no run.
+    async def find_hit(self, create: Create, may_give: Callable[[], bool] = lambda: True) -> Hit | None:
+        """The answer from the store, where there is a fresh one; makes and joins no run, nor one behind the answer.
+
+        ``may_give`` is asked last, in one step with the making of the id.
 
         Raises:
             HotplateError: see ``create``.
         """
         prepared = await self._preparation.prepare(create)
-        answer = await self._look_up(create, prepared, await self._lookup.members(create, prepared))
+        members = await self._lookup.members(create, prepared)
+        if any(member.found is not None and member.found.grade != "fresh" for member in members):
+            return None
+        answer = await self._look_up(create, prepared, members, may_give)
         return answer if isinstance(answer, Hit) else None
 
-    async def _look_up(self, create: Create, prepared: Prepared, members: list[Member]) -> Hit | Follow | Lead | None:
+    async def _look_up(
+        self, create: Create, prepared: Prepared, members: list[Member], may_give: Callable[[], bool] = lambda: True
+    ) -> Hit | Follow | Lead | None:
         """A hit, or which member's run shall answer; ``None`` where there are no members.
 
         Nothing was awaited since a run was chosen, so whoever acts on it at once finds the table as it was. A member
@@ -255,7 +262,7 @@ class Predictor:
             if not isinstance(choice, Serve) or found is None:
                 return choice if not isinstance(choice, Serve) else Lead(choice.member)
             of_pool = (choice.member, len(members)) if len(members) > 1 else None
-            hit = await self._serve(create, found, found.grade, of_pool)
+            hit = await self._serve(create, found, found.grade, of_pool, may_give)
             if hit is not None:
                 if found.grade == "revalidate":
                     self._refresh(create, prepared, members[choice.member].key)
@@ -275,12 +282,17 @@ class Predictor:
         return "empty" if self._under_way(prepared, member) is None else "running"
 
     async def _serve(
-        self, create: Create, found: Found, grade: Grade, member: tuple[int, int] | None = None
+        self,
+        create: Create,
+        found: Found,
+        grade: Grade,
+        member: tuple[int, int] | None = None,
+        may_give: Callable[[], bool] = lambda: True,
     ) -> Hit | None:
-        """A stored result as a new prediction of this caller; ``None`` if a file of it is gone."""
+        """A stored result as a new prediction of this caller; ``None`` if a file of it is gone, or by ``may_give``."""
         record = found.record
         template = await self._lookup.template(record)
-        if template is None:
+        if template is None or not may_give():
             return None
         now = self._now()
         prediction_id = self._mint.mint(record.record_id, create.scope, now)

@@ -21,6 +21,7 @@ from proxy.engine.runs import Create
 from proxy.routes.exchange import PRIVATE, Exchange, Handler
 from proxy.services import Services
 from proxy.upstreams.base import Credential
+from storage.records import JsonObject
 
 
 class Operations:
@@ -31,6 +32,8 @@ class Operations:
         token = services.settings.admin.token
         self._token = token.get_secret_value().encode() if token is not None else None
         self.is_draining = False
+        self.workers: list[JsonObject] = []
+        """The processes of this proxy, as whoever started them knows them."""
 
     def guarded(self, handler: Handler) -> Handler:
         """``handler`` behind the admin token, where one is set."""
@@ -118,6 +121,7 @@ class Operations:
         """What runs here, for ``hotplate doctor`` and people."""
         services = self._services
         upstreams = services.catalog.upstreams
+        connected = services.channel.pids
         readiness = await asyncio.gather(*(upstream.readiness() for upstream in upstreams))
         await exchange.respond_json(
             200,
@@ -139,6 +143,10 @@ class Operations:
                     "max_bytes": int(services.settings.storage.max_bytes),
                     "trouble": services.storage.trouble(),
                 },
+                "workers": [
+                    {**worker, "is_connected": worker["pid"] in connected} if worker["role"] == "edge" else worker
+                    for worker in self.workers
+                ],
                 "runs_in_flight": len(services.coalescer),
                 "spool_bytes": services.spool.used_bytes,
             },

@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from proxy.core.canonical import strings_in
 from proxy.core.controls import parse_controls
 from proxy.core.errors import InputInvalid, InvalidField, NotFound
 from proxy.core.policy import Bypass
@@ -24,10 +25,13 @@ from proxy.engine.runs import Create
 from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange, Handler
 from proxy.routes.passthrough import CACHE_NAME, Passthrough
 from proxy.services import Services
-from proxy.upstreams.base import Upstream
+from proxy.upstreams.base import ModelTarget, Upstream
 from proxy.upstreams.webhook_addresses import check_webhook_url
 from storage.digest import Scope
 from storage.records import JsonObject, JsonValue
+
+InPath = Literal["model", "deployment"]
+"""What the path of a create may name."""
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
 
@@ -40,16 +44,11 @@ class Predictions:
         self._passthrough = passthrough
         self._waiting = 0
 
-    def create(self, *, in_path: Literal["model", "deployment"] | None = None) -> Handler:
+    def create(self, *, in_path: InPath | None = None) -> Handler:
         """The handler that creates; ``in_path`` is what the path names."""
 
         async def handle(exchange: Exchange) -> None:
-            named = None
-            if in_path is not None:
-                named = (exchange.params["owner"], exchange.params["name"])
-                if not all(is_slug(part) for part in named):
-                    raise NotFound("The requested resource could not be found.")
-            await self._create(exchange, named, is_deployment=in_path == "deployment")
+            await self._create(exchange, named_in(exchange, in_path), is_deployment=in_path == "deployment")
 
         return handle
 
@@ -59,10 +58,7 @@ class Predictions:
         credential = exchange.credential()
         body = await exchange.body(services.settings.limits.max_body_bytes)
         parsed = parse_create(body, named)
-        if named is not None and is_deployment:
-            upstream, target = services.catalog.deployment(*named)
-        else:
-            upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
+        upstream, target = await self._resolve(parsed, named, is_deployment=is_deployment)
         scope = services.gatekeeper.scope_of(upstream, credential)
         exchange.note.upstream = upstream.name
         if self._must_relay(parsed, upstream):
@@ -73,24 +69,72 @@ class Predictions:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
             services.webhook_secrets.learn(upstream, credential, scope)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
-        deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
-        answer = await services.predictor.create(
-            Create(
-                upstream=upstream,
-                target=target,
-                given=parsed.input,
-                credential=credential,
-                scope=scope,
-                wants_s=wait_s or 0.0,
-                controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
-                webhook=parsed.webhook,
-                deadline_s=deadline_s,
-            )
-        )
+        create = self._as_create(exchange, parsed, upstream, target, scope, wait_s)
+        answer = await services.predictor.create(create)
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
             await self._send_running(exchange, answer, wait_s, began)
+
+    async def answer_hit(
+        self,
+        exchange: Exchange,
+        body: bytes,
+        named: tuple[str, str] | None,
+        *,
+        is_deployment: bool,
+        may_send: Callable[[], bool],
+    ) -> bool:
+        """Answer a create from the store, by a process that may do nothing else; ``False`` when nothing was sent.
+
+        ``may_send`` is asked last. A request that wants more than the stored result is left alone, and so is one
+        whose files somebody would have to look at.
+
+        Raises:
+            HotplateError: the request is wrong, or nobody knows; nothing was sent.
+        """
+        began = time.perf_counter()
+        parsed = parse_create(body, named)
+        if parsed.webhook is not None or parsed.extras or _may_hold_files(parsed.input):
+            return False
+        upstream, target = await self._resolve(parsed, named, is_deployment=is_deployment)
+        scope = self._services.gatekeeper.scope_of(upstream, exchange.credential())
+        wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
+        create = self._as_create(exchange, parsed, upstream, target, scope, wait_s)
+        hit = await self._services.predictor.find_hit(create, may_send)
+        if hit is None:
+            return False
+        exchange.note.upstream = upstream.name
+        await self._send_hit(exchange, hit, parsed.input, wait_s, began)
+        return True
+
+    async def _resolve(
+        self, parsed: CreateBody, named: tuple[str, str] | None, *, is_deployment: bool
+    ) -> tuple[Upstream, ModelTarget]:
+        if named is not None and is_deployment:
+            return self._services.catalog.deployment(*named)
+        return await self._services.catalog.resolve(parsed.model, parsed.version)
+
+    def _as_create(
+        self,
+        exchange: Exchange,
+        parsed: CreateBody,
+        upstream: Upstream,
+        target: ModelTarget,
+        scope: Scope,
+        wait_s: float | None,
+    ) -> Create:
+        return Create(
+            upstream=upstream,
+            target=target,
+            given=parsed.input,
+            credential=exchange.credential(),
+            scope=scope,
+            wants_s=wait_s or 0.0,
+            controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
+            webhook=parsed.webhook,
+            deadline_s=parse_cancel_after(exchange.headers.get("cancel-after")),
+        )
 
     def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
         """Whether the request asks for something that only the upstream itself can do for it.
@@ -182,6 +226,25 @@ class Predictions:
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
                 return
         await self._passthrough.handle(exchange)
+
+
+def named_in(exchange: Exchange, in_path: InPath | None) -> tuple[str, str] | None:
+    """Owner and name in the path of a create, where they stand there.
+
+    Raises:
+        NotFound: they are no names.
+    """
+    if in_path is None:
+        return None
+    named = (exchange.params["owner"], exchange.params["name"])
+    if not all(is_slug(part) for part in named):
+        raise NotFound("The requested resource could not be found.")
+    return named
+
+
+def _may_hold_files(given: JsonObject) -> bool:
+    """Whether any string of an input may stand for a file, or hold a URL."""
+    return any("://" in text or text.startswith("data:") for text in strings_in(given))
 
 
 def _comes_in_pieces(output: JsonValue) -> bool:
