@@ -8,7 +8,7 @@ BOOTSTRAP := $(PYTHON) -m pip --disable-pip-version-check -q --python $(BIN)/pyt
 EDITABLE := $(PIP) install --no-deps --no-build-isolation -e .
 HERE := HOTPLATE_DATA_DIR=$(CURDIR)/.hotplate
 
-.PHONY: venv run demo serve test test-full check arch compatibility bench docs lock wheel clean
+.PHONY: venv run demo serve test test-full test-workers check arch compatibility bench docs lock wheel clean
 
 venv: .venv/ready-dev
 
@@ -36,6 +36,9 @@ test: .venv/ready-dev
 
 test-full: .venv/ready-dev
 	$(BIN)/python -m pytest -m slow --timeout 600 $(ARGS)
+
+test-workers: .venv/ready-dev ## the flows through a proxy of several processes
+	TEST_WORKERS=2 $(BIN)/python -m pytest --timeout 600 tests/flows $(ARGS)
 
 check: .venv/ready-dev
 	$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 ::
 
-    to the child      first line   ``Start``: what it is, its sockets, its settings (with secrets, so never as arguments)
+    to the child      first line   ``Start``: its role, sockets and settings (with secrets, so never as arguments)
                       then         ``["workers", [...]]``, ``["drain"]``, ``["stop"]``, ``["force"]``
                       the end      the supervisor is gone, however that came: the child ends within ``LAST_S``
     from the child    first line   ``["ready"]``, or ``["failed", kind, text]``

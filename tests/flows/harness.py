@@ -24,6 +24,9 @@ SHARED_ENVS = ROOT / ".hotplate" / "envs"
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
+WORKERS = os.environ.get("TEST_WORKERS")
+"""How many workers every proxy gets, where that is said: the flows are to look the same with several."""
+
 README_MODEL = "black-forest-labs/flux-schnell"
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1}
@@ -114,6 +117,8 @@ def start_proxy(
     log_file = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("HOTPLATE_", "REPLICATE_"))}
     own = {"HOTPLATE_DATA_DIR": str(data_dir), "HOTPLATE_LOG__FORMAT": "json"}
+    if WORKERS is not None:
+        own["HOTPLATE_WORKERS__COUNT"] = WORKERS
     with log_file.open("wb") as stderr:
         process = subprocess.Popen(
             [*command, *(["--tls"] if tls else [])],

@@ -123,6 +123,16 @@ def test_ten_thousand_ids_of_one_millisecond_differ() -> None:
     assert len({mint.mint(RecordId(9), MINE, NOW) for _ in range(10_000)}) == 10_000
 
 
+def test_processes_with_lanes_of_their_own_never_make_the_same_id() -> None:
+    lanes = 65
+    ids = {
+        mint.mint(RecordId(7), MINE, NOW)
+        for mint in (IdMint(SECRETS, lane, lanes) for lane in range(lanes))
+        for _ in range((1 << 16) // lanes)
+    }
+    assert len(ids) == lanes * ((1 << 16) // lanes)
+
+
 def test_ids_of_neighbours_share_nothing_to_guess_from() -> None:
     mint = IdMint(SECRETS)
     made = [mint.mint(RecordId(9), MINE, NOW) for _ in range(1000)]

@@ -207,3 +207,38 @@ async def test_memory_of_acceptances_is_bounded_and_forgetting_means_asking(monk
 async def test_credential_does_not_show_its_token() -> None:
     assert "r8_mine" not in repr(MINE)
     assert "r8_mine" not in str(MINE)
+
+
+# -- between processes -----------------------------------------------------------------------------------
+
+
+async def test_what_one_process_learns_of_a_scope_counts_in_another_for_as_long() -> None:
+    here, there = House(), House()
+    here.gate.listen(there.gate.learn)
+    here.gate.accept(here.mine)
+    assert there.gate.is_accepted_now(there.accounts, there.mine)
+    there.clock.advance(299)
+    assert there.gate.is_accepted_now(there.accounts, there.mine)
+    there.clock.advance(1)
+    assert not there.gate.is_accepted_now(there.accounts, there.mine)
+    here.gate.accept(here.mine)
+    here.gate.refuse(here.mine)
+    assert not there.gate.is_accepted_now(there.accounts, there.mine)
+    assert there.accounts.checks == []
+
+
+async def test_standings_hold_who_may_get_hits_now_and_for_how_long() -> None:
+    house, other = House(), House()
+    yours = house.gate.scope_of(house.accounts, YOURS)
+    house.gate.accept(yours)
+    house.clock.advance(200)
+    house.gate.accept(house.mine)
+    house.clock.advance(99)
+    assert house.gate.standings() == [(yours, 1.0), (house.mine, 201.0)]
+    for scope, left_s in house.gate.standings():
+        other.gate.learn(scope, left_s)
+    assert other.gate.standings() == house.gate.standings()
+    house.clock.advance(1)
+    assert house.gate.standings() == [(house.mine, 200.0)]
+    other.gate.forget()
+    assert other.gate.standings() == []

@@ -84,6 +84,21 @@ async def test_line_says_what_the_handler_noted_and_what_was_sent() -> None:
 
 
 @pytest.mark.anyio
+async def test_request_that_another_process_answers_is_named_counted_and_logged_there_alone() -> None:
+    lines, metrics = Lines(), Metrics(("replicate",))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["hotplate.note"].is_passed_on = True
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", b"theirs")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    sent = await call(AccessLog(app, metrics, lines.log), http_scope())
+    assert sent[0]["headers"] == [(b"x-request-id", b"theirs")]
+    assert lines.read() == []
+    assert metrics.registry.get_sample_value("hotplate_requests_total", {"outcome": "other"}) == 0
+
+
+@pytest.mark.anyio
 async def test_every_request_has_an_id_of_its_own() -> None:
     lines = Lines()
 
