@@ -106,7 +106,8 @@ def edge_app(services: Services, channel: EdgeChannel, core_path: str, log: Requ
         Route(OUTPUTS_PREFIX + "{digest}/{seal}/{name}", Endpoint({"GET": outputs.get, "HEAD": outputs.get}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
-    return _aimed(AccessLog(Guard(router, only_names=own_names(services)), services.metrics, log))
+    guarded = Guard(router, only_names=own_names(services), has_profile=services.policies.has_profile)
+    return _aimed(AccessLog(guarded, services.metrics, log))
 
 
 def _aimed(app: ASGIApp) -> ASGIApp:
