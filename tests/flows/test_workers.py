@@ -72,7 +72,7 @@ def requests_total(proxy: ProxyProcess, outcome: str) -> float:
 
 
 def is_hit(answer: httpx.Response) -> bool:
-    return answer.headers.get("cache-status") == "Hotplate; hit"
+    return answer.headers.get("cache-status", "").startswith("Hotplate; hit")
 
 
 def answering(answer: httpx.Response) -> str:
