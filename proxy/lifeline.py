@@ -78,9 +78,10 @@ def read_start() -> Start:
 
 
 def report(*words: str) -> None:
-    """In a child: tell the supervisor."""
+    """In a child: tell the supervisor, once; what is printed later goes to the log, for nobody reads it."""
     sys.stdout.buffer.write(command(list(words)))
     sys.stdout.buffer.flush()
+    os.dup2(2, 1)
 
 
 def ignore_signals() -> None:
@@ -99,7 +100,7 @@ def follow(commands: dict[str, Callable[..., None]]) -> None:
     def read() -> None:
         for line in _input:
             name, *arguments = orjson.loads(line)
-            loop.call_soon_threadsafe(commands.get(name, _nothing), *arguments)
+            _call(loop, commands.get(name, _nothing), *arguments)
         _call(loop, commands["force"])
         time.sleep(LAST_S)
         os._exit(1)
@@ -107,9 +108,9 @@ def follow(commands: dict[str, Callable[..., None]]) -> None:
     threading.Thread(target=read, name="lifeline", daemon=True).start()
 
 
-def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None]) -> None:
+def _call(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: Any) -> None:
     try:
-        loop.call_soon_threadsafe(function)
+        loop.call_soon_threadsafe(function, *arguments)
     except RuntimeError:
         return  # the loop is closed: the child is ending already
 

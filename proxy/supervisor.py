@@ -38,6 +38,9 @@ START_TIMEOUT_S = 120.0
 STOP_S = 10.0
 """What a process may take beyond its drain before it is killed."""
 
+FORCE_S = 5.0
+"""What they may take when nothing is to be waited for."""
+
 BACKOFF_MAX_S = 5.0
 STEADY_S = 10.0
 """A process that lived for so long is started again at once."""
@@ -159,6 +162,9 @@ class Supervisor:
         await stopping.wait_until_forced()
         for worker in (*self._edges, self._core):
             worker.say("force")
+        await asyncio.sleep(FORCE_S)
+        for worker in (*self._edges, self._core):  # one that is still starting hears nothing
+            worker.kill()
 
     def _tell_core(self) -> None:
         self._core.say("workers", [worker.known() for worker in (self._core, *self._edges)])
@@ -226,7 +232,7 @@ class Worker:
             self._restarts += 1
             try:
                 await self.start()
-            except (SettingsError, StorageError) as error:
+            except (SettingsError, StorageError, OSError) as error:
                 _log.error("worker_not_started", role=self._start.role, detail=str(error))
                 continue
             _log.info("worker_started", role=self._start.role, pid=self._process.pid)

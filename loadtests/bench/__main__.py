@@ -3,6 +3,9 @@
 Both are one uvicorn worker with the same flags. Hotplate checks the credential, applies the key rules, counts and
 writes its log. Each round measures both, in random order; what is told is the ratio of a round, and of those the
 median and the range. One hot key: the working set is one record, in memory.
+
+With ``--workers N`` hits of N workers are compared with those of one, likewise. The load generator takes a core of the
+machine, too.
 """
 
 from __future__ import annotations
@@ -72,6 +75,38 @@ def bare_application(reply: Path, port_file: Path) -> Iterator[str]:
         process.wait(20)
 
 
+def compare_workers(count: int, rounds: int, console: Console) -> list[Row]:
+    """Hits of ``count`` workers against those of one; one row for each concurrency that more than one can serve."""
+    token = secrets.token_hex(16)
+    body = json.dumps({"input": {"prompt": "a bench in a quiet park", **SMALL}}).encode()
+    headers = {"Authorization": f"Bearer {token}", "Prefer": "wait", "Content-Type": "application/json"}
+    config = local_config() + f"\n[auth]\ntokens = ['{token}']\n[cache]\noutput_urls = 'url'\n"
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        script = folder / "post.lua"
+        write_script(script, body, token)
+        proxies = {
+            number: stack.enter_context(running_proxy(folder / f"{number}", f"{config}\n[workers]\ncount = {number}\n"))
+            for number in (1, count)
+        }
+        urls = {number: proxy.public_url + CREATE for number, proxy in proxies.items()}
+        for url in urls.values():
+            httpx.post(url, content=body, headers=headers, timeout=300, trust_env=False).raise_for_status()
+            measure(url, script, 16)
+        runs = [proxy.runs() for proxy in proxies.values()]
+        concurrencies = [connections for connections in CONCURRENCIES if connections > 1]
+        ratios: dict[int, list[float]] = {connections: [] for connections in concurrencies}
+        plan = [connections for _ in range(rounds) for connections in concurrencies]
+        for connections in track(plan, description="measuring", console=console, transient=True):
+            sides = list(urls.items())
+            random.shuffle(sides)
+            measured = {number: measure(url, script, connections).per_s for number, url in sides}
+            ratios[connections].append(measured[count] / measured[1])
+        if [proxy.runs() for proxy in proxies.values()] != runs:
+            raise RuntimeError("the model ran")
+    return [Row(f"hits of {count} workers ÷ of one, c = {at}", tuple(found)) for at, found in ratios.items()]
+
+
 def run(rounds: int, console: Console) -> list[Row]:
     """Measure; one row for each concurrency."""
     token = secrets.token_hex(16)
@@ -110,14 +145,20 @@ def main() -> None:
     """Print the table and, if asked, write it down."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1, help="compare so many with one instead")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     arguments = parser.parse_args()
+    if arguments.workers > 1 and arguments.write:
+        parser.error("--write is for one worker")
     console = Console()
     if find_wrk() is None:
         console.print("bench: wrk is not installed (Debian: apt-get install wrk)")
         sys.exit(2)
-    rows = run(arguments.rounds, console)
-    table = Table(title=f"Ratios of throughput, {arguments.rounds} interleaved rounds, 1 worker, 1 hot key in memory")
+    if arguments.workers > 1:
+        rows = compare_workers(arguments.workers, arguments.rounds, console)
+    else:
+        rows = run(arguments.rounds, console)
+    table = Table(title=f"Ratios of throughput, {arguments.rounds} interleaved rounds, 1 hot key in memory")
     for column in ("what", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import ssl
 import stat
 import threading
 import time
@@ -16,7 +17,17 @@ import httpx
 import pytest
 
 from loadtests.fake_model.process import ALICE, BOB, fake_model
-from tests.flows.harness import ProxyProcess, descendants, is_alive, running_proxy, start_proxy, wait_until_gone
+from tests.flows.harness import (
+    README_MODEL,
+    SMALL,
+    ProxyProcess,
+    descendants,
+    is_alive,
+    local_config,
+    running_proxy,
+    start_proxy,
+    wait_until_gone,
+)
 from tests.flows.test_replicate_upstream import PIXEL, Pair, config
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -331,6 +342,31 @@ def test_waiting_request_is_answered_while_all_stop_and_a_second_signal_cuts_it_
             asking.join(30)
             assert (answers == ["succeeded"]) is not is_impatient
             assert wait_until_gone(children, 1.0) == set()
+
+
+@slow
+def test_edges_speak_tls_and_know_a_local_model_by_the_core_s_word(tmp_path: Path) -> None:
+    with running_proxy(tmp_path / "data", local_config() + workers(2), tls=True) as proxy:
+        authority = ssl.create_default_context(cafile=proxy.data_dir / "tls" / "ca.pem")
+        with httpx.Client(base_url=proxy.public_url, verify=authority, timeout=110, trust_env=False) as http:
+            create = lambda: http.post(  # noqa: E731
+                f"/v1/models/{README_MODEL}/predictions",
+                json={"input": {"prompt": "by two processes", **SMALL}},
+                headers={"Prefer": "wait"},
+            )
+            miss, hit = create(), create()
+            assert "stored" in miss.headers["cache-status"]
+            assert is_hit(hit)
+            assert answering(hit) != answering(miss)
+            assert hit.json()["output"] == miss.json()["output"]
+            assert http.get(hit.json()["output"][0]).headers["content-type"] == "image/webp"
+            children = descendants(core_pid(proxy))
+            assert len(children) >= 2, "a keeper and a Cog server at least"
+            victim = core_pid(proxy)
+            os.kill(victim, signal.SIGKILL)
+            assert wait_until_gone(children) == set()
+            wait_until_whole(proxy, 2, without=victim)
+            assert is_hit(create())
 
 
 @slow
