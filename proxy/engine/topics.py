@@ -16,6 +16,7 @@ Scopes and keys are hex digits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from proxy.core.ids import PredictionId
@@ -93,7 +94,7 @@ def follow(channel: EdgeChannel, gatekeeper: Gatekeeper, storage: Storage) -> No
 class ToldRecent(RecentPredictions):
     """Inputs of hits, remembered by the core."""
 
-    def __init__(self, channel: EdgeChannel, now: Any) -> None:
+    def __init__(self, channel: EdgeChannel, now: Callable[[], float]) -> None:
         super().__init__(now)
         self._channel = channel
 
@@ -105,7 +106,7 @@ class ToldRecent(RecentPredictions):
 class ToldHistory(History):
     """Lists, kept by the core."""
 
-    def __init__(self, channel: EdgeChannel, storage: Storage, now: Any) -> None:
+    def __init__(self, channel: EdgeChannel, storage: Storage, now: Callable[[], float]) -> None:
         super().__init__(storage.ledger, now)
         self._channel = channel
 

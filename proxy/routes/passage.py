@@ -140,9 +140,7 @@ async def _send(
 ) -> None:
     """Send a request, then watch for the client's leaving; ends in ``ClientGone`` or with the connection."""
     if body is not None:
-        writer.write(
-            head + (_chunk(body) + _chunk(b"") if is_chunked and body else _chunk(b"") if is_chunked else body)
-        )
+        writer.write(head + (_chunks(body) if is_chunked else body))
     else:
         writer.write(head)
         async for part in exchange.chunks():
@@ -220,6 +218,11 @@ def _head(exchange: Exchange) -> tuple[bytes, bool]:
     lines.append(b"transfer-encoding: chunked\r\n" if is_chunked else b"")
     lines.append(b"connection: close\r\n\r\n")
     return b"".join(lines), is_chunked
+
+
+def _chunks(body: bytes) -> bytes:
+    """A whole body in chunks."""
+    return (_chunk(body) if body else b"") + _chunk(b"")
 
 
 def _chunk(data: bytes) -> bytes:
