@@ -9,8 +9,10 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
+from proxy.core.prices import UNPRICED
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -83,6 +85,14 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    books = Books(
+        storage.ledger,
+        lambda upstream, model: UNPRICED,
+        time.time,
+        used_bytes=storage.used_bytes,
+        storage_price=settings.money.storage_price_per_gb_month,
+    )
+    metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
     rows = RowWriter(storage.ledger)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
@@ -155,6 +165,7 @@ def build_services(
         remains=remains,
         streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        books=books,
         keeps_text=settings.cache.text,
         now=time.time,
     )
@@ -183,6 +194,7 @@ def build_services(
         history=history,
         ongoing=ongoing,
         notices=notices,
+        books=books,
         now=time.time,
     )
     resumption = Resumption(
@@ -207,6 +219,7 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        books=books,
         journal=journal,
         history=history,
         listing=Listing(history, views, gatekeeper, base_url),

@@ -19,6 +19,7 @@ from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.webhooks import Told, WebhookRequest
+from proxy.engine.books import Books, outputs_of
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
@@ -71,8 +72,10 @@ class Predictor:
         ongoing: Ongoing,
         history: History,
         notices: Notices,
+        books: Books,
         now: Callable[[], float],
     ) -> None:
+        self._books = books
         self._preparation = preparation
         self._views = views
         self._runs = runs
@@ -135,6 +138,7 @@ class Predictor:
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
+            caller=hash(create.credential),
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -229,6 +233,9 @@ class Predictor:
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
+        self._books.hit(
+            record.upstream, record.model or record.version, create.scope, record.compute_s, outputs_of(record)
+        )
         return Hit(prediction_id, record, template, input_json, now)
 
     def _join_or_lead(
@@ -244,6 +251,7 @@ class Predictor:
             flight = self._runs.plan_flight(prepared.key if is_shared else None, now)
             self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
+        flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
         return flight, is_follower
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
@@ -257,6 +265,7 @@ class Predictor:
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:
         """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
+        self._books.left(entry)
         self._coalescer.leave(entry.flight)
         if entry.flight.sharers <= 0:
             self._ongoing.run_unwanted(entry.flight.record_id)

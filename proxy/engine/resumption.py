@@ -108,6 +108,8 @@ class Resumption:
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
         flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))
         flight.sharers = max(len(sharers), 1)
+        for one in sharers:
+            flight.tally.join(None, one.created_at, has_caused=not one.is_follower)
         if run.is_unwanted:
             flight.listen(self._leave)
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)

@@ -22,6 +22,7 @@ from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import Bypass, Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
 from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs, Identified
@@ -121,6 +122,7 @@ class Runs:
         remains: Remains,
         streams: Streams,
         observe_run: RunObserver,
+        books: Books,
         keeps_text: KeepsText,
         now: Callable[[], float],
     ) -> None:
@@ -134,6 +136,7 @@ class Runs:
         self._remains = remains
         self._streams = streams
         self._observe_run = observe_run
+        self._books = books
         self._keeps_text: KeepsText = keeps_text
         self._now = now
 
@@ -155,6 +158,7 @@ class Runs:
     async def fly(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None = None) -> None:
         """The work of a flight; always ends in ``land``, ``refuse`` or ``set_aside``."""
         makes_files = output_makes_files(prepared.described.openapi)
+        account = (create.upstream.name, prepared.described.model or prepared.described.version, create.scope)
         is_kept = isinstance(prepared.plan, Cached)
         self._streams.expect(flight, Source(create.upstream, create.credential, is_kept, makes_files))
         try:
@@ -168,6 +172,7 @@ class Runs:
                 return
             else:
                 flight.refuse(Overloaded("the proxy is stopping", retry_after_s=1.0))
+                self._books.refused(*account, flight)
                 flight.set_aside()
                 return
         except Exception as error:
@@ -176,10 +181,12 @@ class Runs:
                 error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
             if not flight.was_accepted:
                 flight.refuse(error)
+                self._books.refused(*account, flight)
                 if not flight.was_answered_early:
                     return
             landed = self._ended_badly(flight, "failed", error.detail)
         flight.land(landed)
+        self._books.landed(*account, flight)
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
@@ -212,7 +219,7 @@ class Runs:
         if flight.key is not None:
             stored = await self._look_up_inside(flight.key, create, prepared)
             if stored is not None:
-                flight.record_id = stored.record_id
+                flight.record_id, flight.was_found = stored.record_id, True
                 return self._found_inside(stored), prepared
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
@@ -228,12 +235,17 @@ class Runs:
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
-        """See a former process's run through. Its flight counts as accepted: its clients were answered."""
+        """See a former process's run through. Its flight counts as accepted: its clients were answered.
+
+        A result that is there already was counted by the former process.
+        """
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == create.scope:
+            flight.tally.close()
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
         if left is not None and left.scope == create.scope:
+            flight.tally.close()
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
@@ -255,6 +267,7 @@ class Runs:
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
+            tell_end=flight.tell_end,
         )
 
     def _reporter(
@@ -361,7 +374,7 @@ class Runs:
             error=error,
             logs=progress.logs if progress else "",
             metrics={},
-            started_at=progress.at if progress else now,
+            started_at=flight.worked_from if flight.worked_from is not None else now,
             completed_at=now,
             upstream_id=progress.upstream_id if progress else None,
         )
