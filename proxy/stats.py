@@ -103,42 +103,49 @@ def show_stats(document: JsonObject, is_running: bool, console: Console) -> None
     console.print(Text(head, style="bold"))
     if not is_running:
         console.print("No proxy is running: this is what the last one left.")
-    table = Table("", "number", "GPU seconds", currency)
+    is_priced = any(line["money"] for line in whole["kinds"].values())
+    table = Table("", "number", "GPU seconds", *([currency] if is_priced else []))
     for column in table.columns[1:]:
         column.justify = "right"
-    _add(table, _MADE, whole["kinds"])
-    table.add_row("runs made", *_cells(whole["runs"]), style="bold", end_section=True)
-    _add(table, _SAVED, whole["kinds"])
-    table.add_row("total: runs avoided", *_cells(whole["total"]), style="bold", end_section=True)
-    _add(table, _LESS, whole["kinds"])
-    table.add_row("earned: off the bill", *_cells(whole["earned"]), style="bold green", end_section=True)
-    _add(table, _REST, whole["kinds"])
+    _add(table, _MADE, whole["kinds"], is_priced)
+    table.add_row("runs made", *_cells(whole["runs"], is_priced), style="bold", end_section=True)
+    _add(table, _SAVED, whole["kinds"], is_priced)
+    table.add_row("total: runs avoided", *_cells(whole["total"], is_priced), style="bold", end_section=True)
+    _add(table, _LESS, whole["kinds"], is_priced)
+    table.add_row("earned: off the bill", *_cells(whole["earned"], is_priced), style="bold green", end_section=True)
+    _add(table, _REST, whole["kinds"], is_priced)
     console.print(table)
+    if not is_priced:
+        console.print("No prices are given, so this counts seconds alone.")
     storage = document["storage"]
     if storage is not None:
         price = f", {storage['money_per_month']:,.2f} {currency} a month" if storage["money_per_month"] else ""
         console.print(f"Stored now: {storage['bytes'] / 1e6:,.1f} MB{price}")
     if document["groups"]:
-        console.print(_groups(document, currency))
+        console.print(_groups(document, is_priced))
 
 
-def _groups(document: JsonObject, currency: str) -> Table:
-    wide, units = ("runs", "total", "earned"), ("", " s", f" {currency}")
-    table = Table(document["by"], "requests", *(f"{word}{unit}" for word in wide for unit in units))
+def _groups(document: JsonObject, is_priced: bool) -> Table:
+    """One line a group: in money where there are prices, else in seconds. JSON has both."""
+    unit = document["currency"] if is_priced else "s"
+    table = Table(document["by"], "requests", "runs made", unit, "avoided", f"total {unit}", f"earned {unit}")
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for group in document["groups"]:
-        cells = [cell for word in wide for cell in _cells(group[word])]
-        table.add_row(Text(group["name"] or "-"), f"{group['requests']:,}", *cells)
+        runs, total, earned = (_cells(group[word], is_priced) for word in ("runs", "total", "earned"))
+        name = Text(group["name"] or "-", overflow="fold")
+        table.add_row(name, f"{group['requests']:,}", runs[0], runs[-1], total[0], total[-1], earned[-1])
     return table
 
 
-def _add(table: Table, kinds: tuple[tuple[Kind, str], ...], figures: dict[str, Any]) -> None:
+def _add(table: Table, kinds: tuple[tuple[Kind, str], ...], figures: dict[str, Any], is_priced: bool) -> None:
     for kind, words in kinds:
         if figures[kind]["count"]:
-            table.add_row(words, *_cells(figures[kind]))
+            table.add_row(words, *_cells(figures[kind], is_priced))
 
 
-def _cells(line: JsonObject) -> tuple[str, str, str]:
+def _cells(line: JsonObject, is_priced: bool) -> list[str]:
+    """Number, seconds and, where there are prices, money."""
     number = f"{line['count']:,}" if isinstance(line["count"], int) else f"{line['count']:,.3f}"
-    return number, f"{line['seconds']:,.1f}", f"{line['money']:,.4f}" if line["money"] else "-"
+    return [number, f"{line['seconds']:,.1f}", *([f"{line['money']:,.4f}"] if is_priced else [])]

@@ -236,7 +236,7 @@ class World:
         self.last_create = {}
 
     def counters(self) -> JsonObject:
-        """Requests by place, runs by model, ends and seconds of predictions by status, and what should not have come."""
+        """Requests by place, runs by model, ends and seconds by status, and what should not have come."""
         return {
             **{name: self.counts[name] for name in _COUNTED},
             "runs": dict(self.runs),
