@@ -85,15 +85,15 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    rows = RowWriter(storage.ledger)
     books = Books(
-        storage.ledger,
+        rows,
         lambda upstream, model: UNPRICED,
         time.time,
         used_bytes=storage.used_bytes,
         storage_price=settings.money.storage_price_per_gb_month,
     )
     metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
-    rows = RowWriter(storage.ledger)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
     remains = Remains(rows, Sealer(secrets), storage.blobs)

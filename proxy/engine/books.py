@@ -2,8 +2,9 @@
 
 Counting is synchronous, costs about a microsecond and never fails. What changed is written a second later, one row for
 each account (``money:<day>:<scope>:<upstream>:<model>``) with its sums so far, and at the end. A process that is killed
-loses at most that second; nothing is counted twice, since a row holds sums, and since a run that a former process saw
-to its end is not counted again. A day goes on after a restart.
+loses at most that second, and nothing is counted twice: the rows are written in one order with those that say which
+runs and predictions are still on their way, so what the next process takes up is not in the sums yet. A day goes on
+after a restart.
 
 What the kinds mean is in ``core/money``; how one run is shared among its predictions, in ``core/tally``.
 """
@@ -34,9 +35,8 @@ from proxy.core.money import (
 from proxy.core.prices import PriceOf, storage_cost
 from proxy.engine.coalescer import Flight
 from proxy.engine.recent import Running
+from proxy.engine.rows import RowWriter
 from storage.digest import Scope
-from storage.errors import StorageError
-from storage.ports import KeyValue
 from storage.records import JsonObject, ResultRecord, compute_s
 
 FORMAT = 1
@@ -74,7 +74,7 @@ class Books:
 
     def __init__(
         self,
-        rows: KeyValue,
+        rows: RowWriter,
         price_of: PriceOf,
         now: Callable[[], float],
         *,
@@ -293,14 +293,14 @@ class Books:
                 break
             account = self._unwritten.popleft()
             account.is_written = True  # before the wait, so that what is counted meanwhile is written once more
+            row = self._rows.put(_row(account.name), _encode(account), KEEP_S)
             try:
-                await self._rows.put(_row(account.name), _encode(account), KEEP_S)
-            except BaseException as error:
-                self._is_changed(account)
-                if isinstance(error, StorageError):
-                    _log.warning("money_not_written", reason=type(error).__name__)
-                    return False
-                raise
+                await asyncio.wait({row})
+            finally:
+                if not row.done() or not row.result():
+                    self._is_changed(account)
+            if not row.result():
+                return False
         return True
 
     async def _read(self, day: str) -> list[tuple[Name, dict[Kind, Line]]]:

@@ -103,7 +103,7 @@ class Engine:
         self.coalescer = Coalescer()
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
-        self.books = Books(self.storage.ledger, lambda upstream, model: price, self.clock)
+        self.books = Books(rows, lambda upstream, model: price, self.clock)
         self.history = History(self.storage.ledger, self.clock)
         self.ongoing = Ongoing(rows, Sealer(self.secrets))
         self.remains = Remains(rows, Sealer(self.secrets), self.storage.blobs)
