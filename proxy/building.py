@@ -9,7 +9,6 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
-from proxy.core.prices import UNPRICED
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.engine.books import Books
@@ -22,9 +21,11 @@ from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
+from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions
@@ -85,10 +86,11 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
     books = Books(
         rows,
-        lambda upstream, model: UNPRICED,
+        lambda upstream, model: price_of(policy_desk.book, model),
         time.time,
         used_bytes=storage.used_bytes,
         storage_price=settings.money.storage_price_per_gb_month,
@@ -166,10 +168,10 @@ def build_services(
         streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         books=books,
-        keeps_text=settings.cache.text,
         now=time.time,
     )
-    preparation = Preparation(file_inputs, cache_enabled=settings.cache.enabled)
+    preparation = Preparation(file_inputs, policy_desk)
+    lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
         results=storage.results,
         renderer=renderer,
@@ -183,10 +185,10 @@ def build_services(
     )
     predictor = Predictor(
         preparation=preparation,
+        lookup=lookup,
         views=views,
         runs=runs,
         coalescer=coalescer,
-        renderer=renderer,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
@@ -203,6 +205,7 @@ def build_services(
         coalescer,
         predictor,
         journal,
+        policy_desk,
         {upstream.name: upstream for upstream in catalog.upstreams},
         metrics.observe_left_behind,
         time.time,
@@ -211,6 +214,7 @@ def build_services(
         settings=settings,
         base_url=base_url,
         catalog=catalog,
+        policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
         views=views,

@@ -36,6 +36,7 @@ from proxy.core.prices import PriceOf, storage_cost
 from proxy.engine.coalescer import Flight
 from proxy.engine.recent import Running
 from proxy.engine.rows import RowWriter
+from proxy.upstreams.base import DEPLOYMENTS, ModelDescription, ModelTarget
 from storage.digest import Scope
 from storage.records import JsonObject, ResultRecord, compute_s
 
@@ -133,32 +134,39 @@ class Books:
         """A run that Hotplate made of its own accord, outside of a flight."""
         self._add(kind, upstream, model, scope, seconds, outputs)
 
-    def relayed(self, upstream: str, model: str, scope: Scope) -> None:
+    def relayed(self, upstream: str, target: ModelTarget, scope: Scope) -> None:
         """A create was passed through; nobody here sees its end."""
+        model = f"{DEPLOYMENTS}{target.model}" if target.is_deployment else target.model or target.version or OTHER
         self._add("relayed", upstream, model, scope, 0.0, 0)
+
+    def refused(self, upstream: str, described: ModelDescription, scope: Scope, times: int = 1) -> None:
+        """Requests came to no run and to no result."""
+        self._add("refused", upstream, model_of(described), scope, 0.0, 0, times)
 
     def left(self, entry: Running) -> None:
         """A prediction is cancelled, before its run has ended."""
-        entry.flight.tally.leave(entry.caller, entry.created_at, has_caused=not entry.is_follower)
+        flight = entry.flight
+        flight.tally.leave(entry.caller, entry.created_at, has_caused=not entry.is_follower)
+        if not flight.was_accepted:
+            flight.answered_early -= 1
         if entry.is_follower:
-            self._add("left", entry.upstream, entry.model or entry.version, entry.scope, 0.0, 0)
+            model = f"{DEPLOYMENTS}{entry.deployment}" if entry.deployment else entry.model or entry.version
+            self._add("left", entry.upstream, model, entry.scope, 0.0, 0)
 
-    def refused(self, upstream: str, model: str, scope: Scope, flight: Flight) -> None:
-        """A flight came to no run: everybody who waited for it hears so."""
-        waited = flight.tally.close().everyone
-        if waited:
-            self._add("refused", upstream, model, scope, 0.0, 0, waited)
-
-    def landed(self, upstream: str, model: str, scope: Scope, flight: Flight) -> None:
+    def landed(self, upstream: str, described: ModelDescription, scope: Scope, flight: Flight) -> None:
         """A flight has ended: its run, and everybody whom that answers."""
         landed, tally = flight.landed, flight.tally
         if landed is None or tally.is_closed:
+            return
+        if not flight.was_accepted:  # there was no run; whoever was not answered yet hears so, and is counted there
+            tally.close()
+            self.refused(upstream, described, scope, flight.answered_early)
             return
         shares, record = tally.close(), landed.record
         end = flight.told_end or landed.outcome
         what = (
             upstream,
-            (record.model if record is not None else end.model) or model,
+            model_of(described, record.model if record is not None else end.model),
             scope,
             compute_s(end.metrics, end.started_at, end.completed_at),
             outputs_of(record) if record is not None else int(end.status == "succeeded"),
@@ -327,6 +335,19 @@ def decode_rows(rows: list[tuple[str, bytes]]) -> list[tuple[Name, dict[Kind, Li
         except (ValueError, KeyError, TypeError):
             _log.warning("row_unreadable", kind=ROWS)
     return found
+
+
+def model_of(described: ModelDescription, told: str | None = None) -> str:
+    """The model whose account it is, by the name that policies know; ``told``: what the run itself says it is."""
+    if described.deployment is not None:
+        return f"{DEPLOYMENTS}{described.deployment}"
+    return told or described.model or described.version
+
+
+def account_of(record: ResultRecord) -> tuple[str, str, Scope]:
+    """Upstream, model and scope of whoever is served a stored result."""
+    model = f"{DEPLOYMENTS}{record.deployment}" if record.deployment is not None else record.model or record.version
+    return record.upstream, model, record.scope
 
 
 def outputs_of(record: ResultRecord) -> int:

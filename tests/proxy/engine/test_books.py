@@ -17,7 +17,7 @@ from proxy.engine.books import NOBODY, OTHER, Books
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.rows import RowWriter
-from proxy.upstreams.base import Outcome
+from proxy.upstreams.base import ModelTarget, Outcome
 from storage.digest import Scope
 from storage.errors import StorageUnavailable
 from tests.fakes.clock import ManualClock
@@ -160,14 +160,14 @@ class TestPredictions:
         await engine.run()
         record = next(iter(engine.actions._records.values()))
         looked_up = 0
-        find = engine.flights.find_fresh
+        find = engine.flights.find
 
         async def find_late(*asked: Any) -> Any:
             nonlocal looked_up
             looked_up += 1
             return None if looked_up == 1 else await find(*asked)
 
-        engine.flights.find_fresh = find_late  # type: ignore[method-assign]
+        engine.flights.find = find_late  # type: ignore[method-assign]
         entry = await engine.create()
         assert isinstance(entry, Running)
         await entry.flight.finished(5)
@@ -333,7 +333,7 @@ class TestRows:
         async with opened(rows, clock) as made:
             made.run_ended("ping", "replicate", "acme/pixel", SCOPE, 1.0, 1)
             made.would_hit("replicate", "acme/pixel", SCOPE, 2.0, 1)
-            made.relayed("replicate", "acme/pixel", SCOPE)
+            made.relayed("replicate", ModelTarget("acme", "pixel"), SCOPE)
             document = await made.report(1, Selection())
             assert document["all"]["requests"] == 1
             assert document["all"]["total"]["money"] == 0.0
