@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import httpx
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -127,15 +128,16 @@ def show_stats(document: JsonObject, is_running: bool, console: Console) -> None
 
 def _groups(document: JsonObject, is_priced: bool) -> Table:
     """One line a group: in money where there are prices, else in seconds. JSON has both."""
-    unit = document["currency"] if is_priced else "s"
-    table = Table(document["by"], "requests", "runs made", unit, "avoided", f"total {unit}", f"earned {unit}")
-    table.columns[0].no_wrap = True
+    unit = document["currency"] if is_priced else "GPU seconds"
+    table = Table(document["by"], "requests", "runs", "avoided", "spent", "total", "earned", box=SIMPLE_HEAD)
+    table.title, table.title_justify = f"spent, total and earned in {unit}", "right"
+    table.columns[0].overflow = "fold"  # long names make room for the numbers
     for column in table.columns[1:]:
-        column.justify = "right"
+        column.justify, column.no_wrap = "right", True
     for group in document["groups"]:
         runs, total, earned = (_cells(group[word], is_priced) for word in ("runs", "total", "earned"))
         name = Text(group["name"] or "-", overflow="fold")
-        table.add_row(name, f"{group['requests']:,}", runs[0], runs[-1], total[0], total[-1], earned[-1])
+        table.add_row(name, f"{group['requests']:,}", runs[0], total[0], runs[-1], total[-1], earned[-1])
     return table
 
 
@@ -148,4 +150,4 @@ def _add(table: Table, kinds: tuple[tuple[Kind, str], ...], figures: dict[str, A
 def _cells(line: JsonObject, is_priced: bool) -> list[str]:
     """Number, seconds and, where there are prices, money."""
     number = f"{line['count']:,}" if isinstance(line["count"], int) else f"{line['count']:,.3f}"
-    return [number, f"{line['seconds']:,.1f}", *([f"{line['money']:,.4f}"] if is_priced else [])]
+    return [number, f"{line['seconds']:,.1f}", *([f"{line['money']:,.3f}"] if is_priced else [])]

@@ -7,7 +7,7 @@ Each create request ends in exactly one of these *kinds*:
 - ``hit``: it was answered from the store, by a run of an earlier day or moment.
 - ``shared``: it was answered by a run that another request had caused.
 - ``left``: it shared a run, and was cancelled before that ended.
-- ``refused``: it came to no run: the upstream did not take it, or could not be asked.
+- ``refused``: it came to no run: the upstream did not take it, could not be asked, or was not to be.
 - ``relayed``: it was passed through to the upstream as it was; how its run ended is not known here.
 
 Beside them stand ``ping`` and ``refresh`` (runs that Hotplate made of its own accord), ``would_hit`` (what a hit would

@@ -30,6 +30,9 @@ RUNNER = CliRunner()
 FLUSHED_S = 1.5
 """After this long what was counted is written."""
 
+PRICE = 0.001
+"""Of a second."""
+
 AT_ONCE = 40
 """Requests on their way at a time: two cores carry the load, the proxy and the API."""
 
@@ -40,7 +43,7 @@ def config(api: FakeModel, webhook_origin: str = "http://127.0.0.1:9") -> str:
     return (
         f'[[upstream]]\nkind = "replicate"\nname = "replicate"\nbase_url = "{api.base_url}"\n'
         f'output_origins = ["{api.delivery_origin}"]\n[cache]\noutput_urls = "url"\n'
-        f'[webhooks]\norigins = ["{webhook_origin}"]\n'
+        f'[webhooks]\norigins = ["{webhook_origin}"]\n[[policy]]\nprice_per_second = {PRICE}\n'
     )
 
 
@@ -122,6 +125,8 @@ class Load:
             case "fails together":
                 given = self.new()
                 await asyncio.gather(*(self.create("acme/failing", given, token) for _ in range(3)))
+            case "refused" if number % 2:
+                await self.create("acme/pixel", self.new(), token, **{"Cache-Control": "only-if-cached"})
             case "refused":
                 await self.create("acme/pixel", {"seed": "no number", "prompt": f"{number}"}, token)
             case "cancel":
@@ -190,6 +195,7 @@ def assert_agreed(document: JsonObject, api: FakeModel, words: Counter[str]) -> 
         assert found[f"made_{status}"] == counters["ends"].get(status, 0), status
     told_s = sum(counters["run_seconds"].values())
     assert document["all"]["runs"]["seconds"] == pytest.approx(told_s, rel=0.01)
+    assert document["all"]["runs"]["money"] == pytest.approx(told_s * PRICE, rel=0.01)
     assert document["all"]["requests"] == words.total()
     assert found["hit"] == words["hit"]
     assert found["shared"] + found["left"] == sum(words[word] for word in words if "collapsed" in word)
@@ -290,7 +296,7 @@ async def test_stats_are_shown_by_the_proxy_and_without_one(tmp_path: Path, monk
         assert ALICE not in table
         metrics = read(f"{proxy.admin_url}/metrics").text
         assert 'hotplate_ledger_total{kind="hit",upstream="replicate"} 1.0' in metrics
-        assert 'hotplate_saved_money_total{upstream="replicate"} 0.0' in metrics
+        assert 'hotplate_saved_money_total{upstream="replicate"} 0.0' not in metrics
         running = json.loads(RUNNER.invoke(cli.app, ["stats", "--json"]).output)
         proxy.stop()
         left = json.loads(RUNNER.invoke(cli.app, ["stats", "--json"]).output)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import structlog
 
-from proxy.core.errors import UpstreamRefused, UpstreamUnavailable
+from proxy.core.errors import NotCached, UpstreamRefused, UpstreamUnavailable
 from proxy.core.money import Kind, Line, Selection, earned
+from proxy.core.policy import Policy
 from proxy.core.prices import Price
 from proxy.core.tally import Tally
 from proxy.engine import books
@@ -17,7 +18,7 @@ from proxy.engine.books import NOBODY, OTHER, Books
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.rows import RowWriter
-from proxy.upstreams.base import ModelTarget, Outcome
+from proxy.upstreams.base import ModelDescription, ModelTarget, Outcome
 from storage.digest import Scope
 from storage.errors import StorageUnavailable
 from tests.fakes.clock import ManualClock
@@ -173,6 +174,71 @@ class TestPredictions:
         await entry.flight.finished(5)
         assert record.compute_s == 2.5
         assert counted(engine) == {"made_succeeded": Line(1, *RUN), "hit": Line(1, *RUN)}
+
+    async def test_follower_who_was_answered_before_the_run_was_refused_is_refused_as_well(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("proxy.engine.predictor.FOLLOWER_PATIENCE_S", 0.01)
+        engine = Engine()
+        engine.upstream.refusal, engine.upstream.door = UpstreamRefused(402, [], b"{}"), asyncio.Event()
+        leading = asyncio.create_task(engine.create())
+        await asyncio.sleep(0.01)
+        early = await asyncio.gather(engine.create(), engine.create(), engine.create())
+        assert isinstance(early[0], Running)
+        await engine.predictor.cancel(early[0].id, early[0].scope)
+        engine.upstream.door.set()
+        with pytest.raises(UpstreamRefused):
+            await leading
+        await engine.coalescer.drain(5)
+        assert numbers(engine) == {"left": 1, "refused": 3}
+
+    async def test_request_that_wants_no_run_and_gets_none_is_refused(self) -> None:
+        engine = Engine()
+        with pytest.raises(NotCached):
+            await engine.create(cache_control="only-if-cached")
+        assert numbers(engine) == {"refused": 1}
+
+    async def test_stale_answer_in_place_of_an_error_is_one_hit_and_no_refusal(self) -> None:
+        engine = Engine(policies=(Policy(ttl_s=10.0, stale_if_error_s=100.0),))
+        await engine.run()
+        engine.clock.advance(50.0)
+        engine.upstream.refusal = UpstreamRefused(503, [], b"{}")
+        assert isinstance(await engine.create(), Hit)
+        await engine.coalescer.drain(5)
+        assert numbers(engine) == {"made_succeeded": 1, "hit": 1}
+
+    async def test_new_run_behind_a_stale_answer_is_spent_and_not_a_request(self) -> None:
+        engine = Engine(policies=(Policy(ttl_s=10.0, stale_while_revalidate_s=100.0),))
+        await engine.run()
+        engine.clock.advance(50.0)
+        assert isinstance(await engine.create(), Hit)
+        await engine.coalescer.drain(5)
+        assert numbers(engine) == {"made_succeeded": 1, "hit": 1, "refresh": 1}
+
+    async def test_new_run_behind_an_answer_is_known_as_that_after_a_restart(self) -> None:
+        engine = Engine(policies=(Policy(ttl_s=10.0, stale_while_revalidate_s=100.0),))
+        await engine.run()
+        engine.clock.advance(50.0)
+        engine.upstream.gate = asyncio.Event()
+        assert isinstance(await engine.create(), Hit)
+        await asyncio.sleep(0.01)
+        await engine.journal.drain()
+        await engine.coalescer.drain(0)
+        again = await engine.restarted()
+        await again.resumption.resume()
+        await again.coalescer.drain(5)
+        assert numbers(again) == {"refresh": 1}
+
+    async def test_deployment_has_an_account_of_its_own_whatever_stands_behind_it(self) -> None:
+        engine = Engine()
+        engine.upstream.description = ModelDescription(
+            "deployments/acme/live", "hidden", is_pinned=False, schema=None, deployment="acme/live"
+        )
+        engine.upstream.told_model = "acme/pixel"
+        await engine.run()
+        assert isinstance(await engine.create(), Hit)
+        groups = (await engine.books.report(1, Selection()))["groups"]
+        assert [(group["name"], group["requests"]) for group in groups] == [("deployments/acme/live", 2)]
 
     async def test_refresh_in_the_background_is_spent_and_not_a_request(self) -> None:
         engine = Engine(price=PRICE)
