@@ -166,9 +166,10 @@ class _Money(Collector):
             kept_s.add_metric([upstream], earned(lines).seconds)
             for kind in KINDS:
                 line = lines.get(kind, Line())
-                counts.add_metric([upstream, kind], line.number)
-                seconds.add_metric([upstream, kind], line.seconds)
-                money.add_metric([upstream, kind], line.money)
+                # Sums that began above zero, since the day did, may end a hair below it.
+                counts.add_metric([upstream, kind], max(line.number, 0))
+                seconds.add_metric([upstream, kind], max(line.seconds, 0.0))
+                money.add_metric([upstream, kind], max(line.money, 0.0))
         yield from (counts, seconds, money, saved, kept, kept_s)
 
 

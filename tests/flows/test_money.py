@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import signal
@@ -143,6 +144,12 @@ class Load:
                 seed = {"seed": dice.randrange(10)} if dice.random() < 0.7 else {}
                 await self.create("acme/writer", {"prompt": "words", "max_tokens": 4, **seed}, token)
 
+    async def go_on(self) -> None:
+        """One thing after another, until the proxy is gone."""
+        with contextlib.suppress(aiohttp.ClientError):
+            while True:
+                await self.act(self.sent)
+
     async def play(self, count: int) -> None:
         """At least ``count`` creates."""
         until, number = self.sent + count, 0
@@ -277,6 +284,27 @@ async def test_kill_loses_at_most_the_last_second_and_counts_nothing_twice(tmp_p
             assert stats(proxy)["all"]["requests"] <= load.words.total()
 
 
+@pytest.mark.slow
+async def test_kills_at_odd_moments_count_nothing_twice(tmp_path: Path) -> None:
+    dice, sent = random.Random(20261125), 0
+    with fake_model() as api:
+        for part in range(4):
+            with running_proxy(tmp_path / "data", config(api)) as proxy:
+                async with loaded(proxy, "", part) as load:
+                    clients = [asyncio.create_task(load.go_on()) for _ in range(20)]
+                    await asyncio.sleep(dice.uniform(2.0, 4.0))
+                    proxy.stop(signal.SIGKILL)
+                    await asyncio.gather(*clients)
+                    sent += load.sent
+        with running_proxy(tmp_path / "data", config(api)) as proxy:
+            await until_quiet(proxy, api)
+            counted, ends = kinds(proxy), api.counters()["ends"]
+            for status in ("succeeded", "failed", "canceled"):
+                assert counted[f"made_{status}"] <= ends[status], status
+            assert sum(counted[f"made_{status}"] for status in ends) > sum(ends.values()) / 4
+            assert stats(proxy)["all"]["requests"] <= sent
+
+
 async def test_stats_are_shown_by_the_proxy_and_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with fake_model() as api, running_proxy(tmp_path / "data", config(api)) as proxy:
         monkeypatch.setenv("HOTPLATE_ADMIN__PORT", proxy.admin_url.rpartition(":")[2])
@@ -290,6 +318,8 @@ async def test_stats_are_shown_by_the_proxy_and_without_one(tmp_path: Path, monk
         assert len(scope) == 8
         assert stats(proxy, scope=scope)["all"]["requests"] < 3
         assert stats(proxy)["storage"]["bytes"] > 0
+        with pytest.raises(httpx.HTTPStatusError, match="400"):
+            stats(proxy, days=0)
         table = RUNNER.invoke(cli.app, ["stats", "--by", "scope"]).output
         assert "answered from the cache" in table
         assert scope in table
