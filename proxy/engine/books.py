@@ -12,6 +12,7 @@ What the kinds mean is in ``core/money``; how one run is shared among its predic
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
@@ -224,6 +225,8 @@ class Books:
     async def report(self, days: int, selection: Selection) -> JsonObject:
         """The sums of the last ``days`` days, today included; see ``money.report``."""
         self._take_stock()
+        if self._now() >= self._day_ends_at:
+            self._end_day()
         await self._flush()
         today = date.fromisoformat(self._day)
         first = today - timedelta(days=min(days, MAX_DAYS) - 1)
@@ -283,11 +286,11 @@ class Books:
         """Write behind, and look at the disk now and then."""
         loop = asyncio.get_running_loop()
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._has_news.wait(), STOCK_S)
-            except TimeoutError:
-                self._take_stock()
             await asyncio.sleep(FLUSH_S)
+            if self._now() - self._stock_at >= STOCK_S:
+                self._take_stock()
             began_at = loop.time()
             is_written = await self._flush()
             took_s = loop.time() - began_at

@@ -388,6 +388,29 @@ class TestRows:
             assert document["all"]["earned"]["money"] == pytest.approx(-0.02)
             assert await all_of(made, selection=Selection(scope="00")) == {}
 
+    async def test_storage_of_a_busy_proxy_is_counted_in_the_day_in_which_it_lay_there(
+        self, rows: MemoryKeyValue, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(books, "FLUSH_S", 0.001)
+        async with opened(rows, clock, used_bytes=lambda: 10**9) as made:
+            for _ in range(48):
+                clock.advance(3600.0)
+                made.hit("replicate", "acme/pixel", SCOPE, 2.0, 1)
+                await asyncio.sleep(0.01)
+            stored = [group["kinds"]["stored"]["count"] for group in (await made.report(3, Selection("day")))["groups"]]
+            assert sum(stored) == pytest.approx(48.0)
+            assert max(stored) == pytest.approx(24.0, abs=1.5)
+
+    async def test_report_after_an_idle_midnight_is_of_the_new_day(
+        self, rows: MemoryKeyValue, clock: ManualClock
+    ) -> None:
+        async with opened(rows, clock) as made:
+            made.hit("replicate", "acme/pixel", SCOPE, 2.0, 1)
+            clock.advance(DAY_S)
+            assert (await made.report(1, Selection()))["last_day"] == "2026-09-22"
+            assert await all_of(made, 1) == {}
+            assert (await all_of(made, 2))["hit"][0] == 1
+
     async def test_new_prices_hold_from_now_on(self, rows: MemoryKeyValue, clock: ManualClock) -> None:
         async with opened(rows, clock) as made:
             made.hit("replicate", "acme/pixel", SCOPE, 1.0, 0)
