@@ -216,6 +216,22 @@ class WorkerSettings(_Section):
         return 1 if self.count == 1 else self.count + 1
 
 
+class MoneySettings(_Section):
+    """How money is shown in the ledger."""
+
+    currency: str = Field(
+        default="USD",
+        pattern=r"^[A-Z]{3}$",
+        description="Currency of every price given to Hotplate, three letters. Nothing is ever converted.",
+    )
+    storage_price_per_gb_month: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Price of a gigabyte (10^9 bytes) on the disk for a month; it is taken off what was earned.",
+    )
+
+
 class LogSettings(_Section):
     """What is written to standard error."""
 
@@ -385,6 +401,7 @@ class Settings(BaseSettings):
     webhooks: WebhookSettings = WebhookSettings()
     workers: WorkerSettings = WorkerSettings()
     storage: StorageSettings = StorageSettings()
+    money: MoneySettings = MoneySettings()
     log: LogSettings = LogSettings()
     upstream: tuple[UpstreamSettings, ...] = Field(
         default_factory=_default_upstreams,

@@ -7,6 +7,7 @@ standing core           ``[[scope, seconds left], ...]``: who may get hits; 0 = 
 results  core           ``[key, ...]``: stored or removed just now
 input    edge           ``[id, scope, input's JSON, at]``: what a hit was asked for
 listed   edge           ``[scope, id, at, [model, version, deployment]]``
+books    edge           ``[upstream, model, scope, seconds, outputs]``: a run that a hit has spared
 request  edge           ``[outcome, seconds, error, saved seconds]``: an answer has ended
 storage  edge           ``{counter: more}``
 ======== ============== ================================================================
@@ -20,11 +21,14 @@ from collections.abc import Callable
 from typing import Any
 
 from proxy.core.ids import PredictionId
+from proxy.core.prices import UNPRICED
+from proxy.engine.books import Books
 from proxy.engine.channel import CoreChannel
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.edge_channel import EdgeChannel
 from proxy.engine.history import History, Label
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.rows import RowWriter
 from proxy.metrics import Metrics
 from proxy.upstreams.base import Upstream
 from proxy.upstreams.silent import DESCRIBE, Describer
@@ -42,7 +46,12 @@ def announce(channel: CoreChannel, gatekeeper: Gatekeeper, storage: Storage, ups
 
 
 def collect(
-    channel: CoreChannel, recent: RecentPredictions, history: History, metrics: Metrics, counters: StorageCounters
+    channel: CoreChannel,
+    recent: RecentPredictions,
+    history: History,
+    books: Books,
+    metrics: Metrics,
+    counters: StorageCounters,
 ) -> None:
     """Take in what the edges' hits leave behind."""
 
@@ -68,6 +77,11 @@ def collect(
         scope, prediction_id, at, label = payload
         history.add(_scope(scope), PredictionId(prediction_id), at, Label(*label))
 
+    def spared(payload: Any) -> None:
+        upstream, model, scope, seconds, outputs = payload
+        books.hit(upstream, model, _scope(scope), seconds, outputs)
+
+    channel.hear("books", spared)
     channel.hear("input", asked)
     channel.hear("listed", listed)
     channel.hear("request", ended)
@@ -115,6 +129,19 @@ class ToldHistory(History):
     ) -> None:
         """See ``History.add``. A hit stands for no prediction of the upstream's."""
         self._channel.tell("listed", [scope.hex(), prediction_id, created_at, list(label)])
+
+
+class ToldBooks(Books):
+    """The ledger, kept by the core."""
+
+    def __init__(self, channel: EdgeChannel, storage: Storage, now: Callable[[], float]) -> None:
+        super().__init__(RowWriter(storage.ledger), lambda upstream, model: UNPRICED, now)
+        self._channel = channel
+
+    def hit(self, upstream: str, model: str, scope: Scope, seconds: float, outputs: int, times: int = 1) -> None:
+        """See ``Books.hit``."""
+        for _ in range(times):
+            self._channel.tell("books", [upstream, model, scope.hex(), seconds, outputs])
 
 
 class ToldMetrics(Metrics):

@@ -82,6 +82,13 @@ def requests_total(proxy: ProxyProcess, outcome: str) -> float:
     return float(line.rpartition(" ")[2])
 
 
+def ledger(proxy: ProxyProcess, kind: str) -> dict[str, float]:
+    """A line of the ledger's sums."""
+    report = httpx.get(f"{proxy.admin_url}/_hotplate/stats", trust_env=False).json()
+    line: dict[str, float] = report["all"]["kinds"][kind]
+    return line
+
+
 def is_hit(answer: httpx.Response) -> bool:
     return answer.headers.get("cache-status", "").startswith("Hotplate; hit")
 
@@ -123,6 +130,7 @@ def test_two_workers_serve_one_cache_and_end_together(tmp_path: Path) -> None:
         assert (again["id"], again["input"]) == (hit.json()["id"], {"prompt": "first", "seed": 1})
         wait_until_listed(pair, {miss.json()["id"], hit.json()["id"]})
         assert requests_total(proxy, "hit") == 1
+        assert ledger(proxy, "hit")["count"] == ledger(proxy, "made_succeeded")["count"] == 1
         for token, status in ((BOB, 201), (None, 401), ("r8_never_accepted_by_anybody", 401)):
             other = pair.post(PIXEL, given("first"), token=token)
             assert (other.status_code, is_hit(other)) == (status, False)
