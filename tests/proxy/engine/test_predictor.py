@@ -10,7 +10,7 @@ import structlog
 
 from proxy.core.errors import InputInvalid, Overloaded, UpstreamRefused, UpstreamTimeout, UpstreamUnavailable
 from proxy.core.ids import IdMint
-from proxy.core.policy import UNPINNED_TTL_S, Bypass, Cached
+from proxy.core.policy import UNPINNED_TTL_S, Bypass, Cached, Policy
 from proxy.core.predictions import Prediction, render_prediction
 from proxy.core.schemas import parse_schema
 from proxy.engine import runs as runs_module
@@ -1394,3 +1394,59 @@ async def test_run_on_its_way_is_joined_although_its_schema_was_learned_meanwhil
     assert joined.is_follower
     engine.upstream.gate.set()
     await joined.flight.finished(5)
+
+
+# -- answers of a process that runs nothing ------------------------------------------------------------
+
+
+async def test_hit_alone_is_found_where_there_is_one_and_no_run_is_made_where_there_is_none() -> None:
+    engine = Engine()
+    assert await engine.predictor.find_hit(engine.request()) is None
+    assert engine.upstream.jobs == []
+    await engine.run()
+    hit = await engine.predictor.find_hit(engine.request())
+    assert hit is not None
+    assert document(hit)["status"] == "succeeded"
+    for how in ({"cache_control": "no-cache"}, {"cache_control": "max-age=0"}, {"given": {"prompt": "another"}}):
+        engine.clock.advance(1.0)
+        assert await engine.predictor.find_hit(engine.request(**how)) is None
+    assert len(engine.upstream.jobs) == 1
+    assert len(engine.coalescer) == 0
+
+
+async def test_result_that_calls_for_a_new_run_is_no_hit_alone() -> None:
+    engine = Engine(policies=(Policy(ttl_s=10.0, stale_while_revalidate_s=100.0, stale_if_error_s=200.0),))
+    await engine.run()
+    for age_s in (50.0, 100.0):
+        engine.clock.advance(age_s)
+        assert await engine.predictor.find_hit(engine.request()) is None
+    assert len(engine.upstream.jobs) == 1
+    assert len(engine.coalescer) == 0
+
+
+async def test_pool_gives_hits_alone_only_once_it_is_full() -> None:
+    engine = Engine(policies=(Policy(pool=3),))
+    for _ in range(3):
+        assert await engine.predictor.find_hit(engine.request()) is None
+        await engine.run()
+    hits = [await engine.predictor.find_hit(engine.request()) for _ in range(50)]
+    assert {hit.member for hit in hits if hit is not None} == {(0, 3), (1, 3), (2, 3)}
+    assert len(engine.upstream.jobs) == 3
+
+
+async def test_hit_that_may_not_be_given_any_more_leaves_nothing_behind() -> None:
+    engine = Engine()
+    await engine.run()
+    remembered = len(engine.recent)
+    assert await engine.predictor.find_hit(engine.request(), lambda: False) is None
+    assert len(engine.recent) == remembered
+    assert await engine.predictor.find_hit(engine.request(), lambda: True) is not None
+    assert len(engine.recent) == remembered + 1
+
+
+async def test_credential_that_nobody_can_be_asked_about_has_no_hit_alone() -> None:
+    engine = Engine()
+    await engine.run()
+    engine.clock.advance(301.0)
+    engine.upstream.verdict = Verdict(is_accepted=None)
+    assert await engine.predictor.find_hit(engine.request()) is None
