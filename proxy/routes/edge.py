@@ -11,6 +11,9 @@ from proxy.routes.passage import Passage
 from proxy.routes.predictions import InPath, Predictions, named_in
 from proxy.services import Services
 
+SMALL_BYTES = 256 * 1024
+"""A larger create holds a file, most likely, and takes milliseconds to read: it goes on as it comes."""
+
 
 class EdgeCreates:
     """Creates: hits are answered from the store.
@@ -32,11 +35,11 @@ class EdgeCreates:
 
         async def handle(exchange: Exchange) -> None:
             is_readable = exchange.headers.get("content-encoding", "identity").lower() == "identity"
-            if not is_readable or exchange.announced_bytes > self._max_body_bytes:
-                await self._passage.handle(exchange)  # the core says why not, and reads nothing for it
+            if not is_readable or exchange.announced_bytes > SMALL_BYTES:
+                await self._passage.handle(exchange)
                 return
             body = await exchange.body(self._max_body_bytes)
-            if self._is_up():
+            if self._is_up() and len(body) <= SMALL_BYTES:
                 try:
                     named = named_in(exchange, in_path)
                     if await self._predictions.answer_hit(
