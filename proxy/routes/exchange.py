@@ -19,6 +19,7 @@ from proxy.core.errors import (
     BodyTooLarge,
     HotplateError,
     MethodNotAllowed,
+    Overloaded,
     Unauthenticated,
     UnsupportedMedia,
     UpstreamRefused,
@@ -213,6 +214,11 @@ class Endpoint:
             await self._answer(exchange, error)
         except ClientGone:
             exchange.note.error = "client_gone"
+        except asyncio.CancelledError:
+            # Whoever ends this task is a server that stops and waits no longer; its own words would be a bare 500.
+            if exchange.has_started:
+                raise
+            await self._answer(exchange, Overloaded("the proxy is stopping", retry_after_s=1.0))
         except Exception:
             # The first part of the path alone: what follows may open a stream or a file to whoever reads it.
             _log.exception("handler_broke", path="/" + scope["path"].split("/")[1])

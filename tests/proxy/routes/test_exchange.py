@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -285,6 +286,34 @@ async def test_bug_is_a_500_that_tells_the_client_nothing() -> None:
     assert call.note.error == "internal"
     assert lines[0]["event"] == "handler_broke"
     assert TOKEN not in repr(lines)
+
+
+async def test_request_that_is_cut_short_by_a_stop_is_told_so() -> None:
+    async def wait(exchange: Exchange) -> None:
+        await asyncio.Event().wait()
+
+    call = Call()
+    running = asyncio.create_task(call.to(Endpoint({"POST": wait})))
+    await asyncio.sleep(0.01)
+    running.cancel()
+    await running
+    assert call.status == 503
+    assert orjson.loads(call.sent[1]["body"])["detail"] == "the proxy is stopping"
+
+
+async def test_answer_that_is_cut_short_by_a_stop_is_broken_off() -> None:
+    async def begin(exchange: Exchange) -> None:
+        await exchange.start(200, [])
+        await exchange.write(b"half", more=True)
+        await asyncio.Event().wait()
+
+    call = Call()
+    running = asyncio.create_task(call.to(Endpoint({"POST": begin})))
+    await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert call.sent[-1]["more_body"] is True
 
 
 async def test_client_that_has_gone_is_answered_nothing() -> None:
