@@ -88,8 +88,9 @@ async def test_stop_ends_every_generation_even_against_its_will() -> None:
 
 async def test_a_child_that_obeys_is_given_time_to() -> None:
     process = await start(
-        "import signal, sys, time\n"
-        "def end(*_):\n    time.sleep(0.2); print('bye', flush=True); sys.exit(0)\n"
+        # Not print: the signal may come while the other print still holds its buffer.
+        "import os, signal, sys, time\n"
+        "def end(*_):\n    time.sleep(0.2); os.write(1, b'bye\\n'); sys.exit(0)\n"
         "signal.signal(signal.SIGTERM, end); print('up', flush=True); time.sleep(600)",
         grace_s=20.0,
     )
