@@ -67,7 +67,7 @@ async def test_output_and_exit_status_are_known_at_the_end() -> None:
 
 
 async def test_much_output_never_blocks_the_child_and_only_its_end_is_kept() -> None:
-    process = await start("for n in range(100000): print(n)\nprint('x' * 100000)\nprint('last')")
+    process = await start("for n in range(30000): print(n)\nprint('x' * 100000)\nprint('last')")
     assert await process.wait() == 0
     assert len(process.lines()) == KEPT_LINES
     assert process.lines()[-1] == "last"
@@ -131,6 +131,7 @@ async def test_a_keeper_that_hangs_is_killed_and_the_rest_ends(monkeypatch: pyte
     os.kill(process.pid, signal.SIGSTOP)
     await process.stop()
     await until(lambda: not session_of(process.pid))
+    await process.wait()  # until this process has noticed, too
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
