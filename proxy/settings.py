@@ -262,6 +262,12 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     kind: Literal["replicate"]
     base_url: HttpUrl = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
     deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
+    webhooks: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the API is asked to tell by webhooks how runs go, so that Hotplate need not keep asking: "
+        "`auto` = where `public.base_url` is https at an address that can be public; `on` = always, under whatever "
+        "address this proxy has; `off` = never. Where they do not arrive, Hotplate asks as without.",
+    )
     output_hosts: tuple[str, ...] = Field(
         default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
     )

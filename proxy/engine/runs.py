@@ -255,6 +255,7 @@ class Runs:
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
+            is_watched=flight.is_watched,
         )
 
     def _reporter(

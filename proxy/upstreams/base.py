@@ -88,6 +88,7 @@ class Job:
         wants_s: seconds for which some client will wait for the answer; a hint, 0.0 when none waits.
         is_detached: asked when the run is cancelled: whether it shall go on where it is, because only this process
             ends.
+        is_watched: asked while it goes on: whether anybody looks at its logs and output before the end.
     """
 
     id: str
@@ -97,6 +98,7 @@ class Job:
     credential: Credential | None
     wants_s: float = 0.0
     is_detached: Callable[[], bool] = lambda: False
+    is_watched: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
