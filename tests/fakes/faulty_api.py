@@ -36,12 +36,14 @@ class FaultyApi:
 
     Attributes:
         leaves_kept: a kept connection is closed, without an answer, when a second request came over it.
+        refusal: status, headers and body with which creates are refused.
         looks: how many times a run is looked at before it has ended.
     """
 
     fault: CreateFault = "none"
     leaves_kept: bool = False
     looks: int = 0
+    refusal: tuple[int, dict[str, str], str] | None = None
     port: int = 0
     asked: list[Asked] = field(default_factory=list)
     connections: int = 0
@@ -65,7 +67,10 @@ class FaultyApi:
                 if one.method == "POST" and one.path.endswith("/predictions") and self.fault != "none":
                     await self._misbehave(writer)
                     return
-                writer.write(_answer(*self._say(one), one))
+                if self.refusal is not None and one in self.creates:
+                    writer.write(_refuse(*self.refusal))
+                else:
+                    writer.write(_answer(*self._say(one), one))
                 await writer.drain()
                 if one.headers.get("connection", "").lower() == "close":
                     return
@@ -133,6 +138,11 @@ def _answer(status: int, document: object, one: Asked) -> bytes:
         f"Set-Cookie: __cf_bm={credential}; Path=/; HttpOnly",
     ]
     return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def _refuse(status: int, headers: dict[str, str], body: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} No", "Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in headers.items()), "", body]).encode()
 
 
 async def _read(reader: asyncio.StreamReader, connection: int) -> Asked:
