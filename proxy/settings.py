@@ -30,7 +30,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from proxy.core.policy import KeepsText
+from proxy.core.policy import PolicyBook
+from proxy.policy_settings import PolicySettings
 from storage.settings import StorageSettings
 
 DEFAULT_PORT = 8484
@@ -156,11 +157,6 @@ class CacheSettings(_Section):
     )
     data_url_max_bytes: ByteSize = Field(
         default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
-    )
-    text: KeepsText = Field(
-        default="deterministic",
-        description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
-        "temperature of 0; `on` = always; `off` = never.",
     )
     output_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), description="Largest output file that is kept.")
     spool_bytes: ByteSize = Field(
@@ -387,6 +383,10 @@ class Settings(BaseSettings):
         description="Model services, in order; default: Replicate's API for every model.",
     )
 
+    policy: tuple[PolicySettings, ...] = Field(
+        default=(), description="How models are cached, in order; what none of them matches has the defaults."
+    )
+
     @field_validator("data_dir")
     @classmethod
     def _is_folder(cls, value: Path) -> Path:
@@ -411,6 +411,10 @@ class Settings(BaseSettings):
         if not is_loopback(self.admin.host) and self.admin.token is None:
             raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
         return self
+
+    def policy_book(self) -> PolicyBook:
+        """All policies."""
+        return PolicyBook([one.policy() for one in self.policy])
 
     @property
     def scheme(self) -> Literal["http", "https"]:

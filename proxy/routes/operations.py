@@ -84,7 +84,6 @@ class Operations:
             given=parsed.input,
             credential=credential,
             scope=services.gatekeeper.scope_of(upstream, credential),
-            cache_control=None,
             wants_s=0.0,
         )
         prepared = await services.preparation.prepare(create)
