@@ -42,7 +42,8 @@ LATE_S = 10.0
 DOUBTED_S = 900.0
 """For how long an upstream whose posts get lost is not relied upon."""
 
-FindSecret = Callable[[], Awaitable[str | None]]
+FindSecret = Callable[[bool], Awaitable[str | None]]
+"""The account's secret; ``True``: the one told before did not fit, it may have been replaced since."""
 
 _log = structlog.get_logger("hotplate.hooks")
 
@@ -87,8 +88,14 @@ class HookLine:
         self._posts += 1
         return self._posts <= MAX_POSTS
 
-    async def secret(self) -> str | None:
-        return await self._find_secret()
+    async def verify(self, headers: Mapping[str, str], body: bytes, now: Callable[[], float]) -> str | None:
+        """The id of a post that was signed with the account's secret, ``None`` for any other."""
+        secret = await self._find_secret(False)
+        message_id = verify_post(headers, body, secret, now()) if secret is not None else None
+        if message_id is not None or secret is None:
+            return message_id
+        renewed = await self._find_secret(True)
+        return verify_post(headers, body, renewed, now()) if renewed not in (None, secret) else None
 
     def tell(self, body: bytes) -> bool:
         """A genuine post came; whether it is about this run."""
@@ -181,9 +188,7 @@ class HookDesk:
         Raises:
             Unauthenticated: it is not signed as it should be, too old, or about another run.
         """
-        secret = await line.secret()
-        now = self._now()
-        message_id = verify_post(headers, body, secret, now) if secret is not None else None
+        message_id, now = await line.verify(headers, body, self._now), self._now()
         if message_id is None:
             self._counts["refused_total"] += 1
             raise Unauthenticated("The webhook's signature could not be verified")

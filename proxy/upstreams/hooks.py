@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
@@ -38,7 +39,11 @@ _log = structlog.get_logger("hotplate.hooks")
 @dataclass(frozen=True, slots=True)
 class _Known:
     secret: str | None = field(repr=False)
-    until: float
+    read_at: float
+
+    @property
+    def until(self) -> float:
+        return self.read_at + (FRESH_S if self.secret is not None else ASK_AGAIN_S)
 
 
 class Hooks:
@@ -66,13 +71,16 @@ class Hooks:
         known = self._known.get(account)
         if known is not None and known.secret is None and self._clock() < known.until:
             return None
-        return self._desk.open(self._upstream, job.id, lambda: self.secret(authorization))
+        return self._desk.open(self._upstream, job.id, partial(self.secret, authorization))
 
-    async def secret(self, authorization: dict[str, str]) -> str | None:
-        """The signing secret of an account; ``None`` where it cannot be read."""
+    async def secret(self, authorization: dict[str, str], has_misfit: bool = False) -> str | None:
+        """The signing secret of an account; ``None`` where it cannot be read.
+
+        ``has_misfit``: the known one does not fit, and is read again unless that was just done.
+        """
         account = authorization["authorization"]
         known = self._known.get(account)
-        if known is not None and self._clock() < known.until:
+        if known is not None and self._clock() < (known.read_at + ASK_AGAIN_S if has_misfit else known.until):
             self._known.move_to_end(account)
             return known.secret
         return await self._asking.ask(account, lambda: self._read(account, authorization))
@@ -91,8 +99,7 @@ class Hooks:
         secret = key if isinstance(key, str) and signing_key(key) is not None else None
         if secret is None:
             _log.info("webhook_secret_not_read", upstream=self._upstream)
-        kept_s = FRESH_S if secret is not None else ASK_AGAIN_S
-        self._known[account] = _Known(secret, self._clock() + kept_s)
+        self._known[account] = _Known(secret, self._clock())
         self._known.move_to_end(account)
         if len(self._known) > MAX_REMEMBERED:
             self._known.popitem(last=False)

@@ -76,6 +76,9 @@ async def test_more_waiters_than_allowed_are_told_at_once_that_theirs_start(tmp_
             held = await asyncio.gather(*waiting)
             assert {answer.json()["status"] for answer, _ in held} == {"succeeded"}
             assert len(api.creates) == (1 if same else 12)
+            if same:
+                looks = sum(one.path.startswith("/v1/predictions/run") for one in api.asked)
+                assert looks < 10, "one follower looks for all twelve"
 
 
 async def test_line_before_cog_servers_is_answered_starting_and_beyond_its_end_503(tmp_path: Path) -> None:

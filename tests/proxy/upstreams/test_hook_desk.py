@@ -27,11 +27,11 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 SECRETS = Secrets.derive(b"s" * 32)
 
 
-async def find_secret() -> str | None:
+async def find_secret(has_misfit: bool = False) -> str | None:
     return SECRET
 
 
-async def find_none() -> str | None:
+async def find_none(has_misfit: bool = False) -> str | None:
     return None
 
 
@@ -246,6 +246,28 @@ async def test_account_without_a_readable_secret_is_looked_at(secret: object) ->
         assert (await upstream.run(make_job(), lambda _: None)).status == "succeeded"
     assert ["webhook" in body for body in api.created] == [True, False]
     assert api.asked == 1
+    await upstream.aclose()
+
+
+async def test_secret_that_was_replaced_is_read_again_but_not_for_every_forgery(clock: ManualClock) -> None:
+    desk = HookDesk("https://images.example.com", SECRETS, now=clock, clock=clock)
+    api = Api(prediction("processing"), secret={"key": "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"})
+    transport = httpx.MockTransport(api)
+    spec = ReplicateSpec("replicate", "http://api.test")
+    upstream = ReplicateUpstream(spec, MemoryKeyValue(), reads=transport, writes=transport, desk=desk, clock=clock)
+    running = asyncio.create_task(upstream.run(make_job(), lambda _: None))
+    await until(lambda: len(desk) == 1 and api.asked == 1)
+    (line,) = desk._open.values()
+    api.secret = {"key": SECRET}
+    for _ in range(3):  # just read: whoever forges does not make us ask
+        with pytest.raises(Unauthenticated):
+            await send(desk, line, post(at=clock()))
+    assert api.asked == 1
+    clock.advance(61)
+    await send(desk, line, post(at=clock()))
+    assert (api.asked, desk.counters()["taken_total"]) == (2, 1)
+    running.cancel()
+    await asyncio.wait({running})
     await upstream.aclose()
 
 
