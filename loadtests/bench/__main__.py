@@ -31,7 +31,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from loadtests.bench.inflight import InFlight, run_in_flight
+from loadtests.bench.inflight import InFlight, quiet_ratio, run_in_flight
 from loadtests.bench.wrk import find_wrk, measure, write_script
 from tests.flows.harness import README_MODEL, ROOT, SMALL, local_config, running_proxy
 
@@ -117,8 +117,9 @@ def rows_in_flight(found: InFlight) -> list[Row]:
     """The rows of the second part."""
     what = f"{found.runs} runs of {found.seconds:g} s"
     return [
-        Row(f"hits' p99 ÷ idle p99, {what} in flight", tuple(found.steady)),
-        Row("the same, while they begin and end", tuple(found.turning)),
+        Row(f"hits' p99 ÷ idle p99, {what} in flight", tuple(pair.ratio for pair in found.steady)),
+        Row("the same, of the quieter quarter of slices", (quiet_ratio(found.steady),)),
+        Row("the same, while they begin and end", (quiet_ratio(found.turning),)),
     ]
 
 

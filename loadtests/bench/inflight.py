@@ -2,8 +2,9 @@
 
 Two proxies stand before one double of Replicate's API. One has all the runs, the other has none; both have the same
 hit. Slices of load go to the one and the other in turn, in random order, so that whatever else the machine does falls
-on both. What is told is the ratio of the p99s of two slices side by side, and of those the median and the range. Each
-run has a client that waits for it and then polls to its end, and none may hear of an error.
+on both. What is told is the ratio of the p99s of two slices side by side, and of those the median and the range; and,
+for a machine with loud neighbours, the ratio of what the quieter slices of each side show. Each run has a client that
+waits for it and then polls to its end, and none may hear of an error.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import asyncio
 import contextlib
 import json
 import random
+import statistics
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import aiohttp
 import httpx
@@ -36,7 +39,25 @@ CREATES_PER_S = 60.0
 """Six times what Replicate takes of one account, and no burst."""
 
 POLL_EVERY_S = 2.0
-SLICE_S = 2
+SLICE_S = 1
+
+
+class Pair(NamedTuple):
+    """p99 in milliseconds at the loaded proxy and at the idle one, side by side."""
+
+    loaded_ms: float
+    idle_ms: float
+
+    @property
+    def ratio(self) -> float:
+        return self.loaded_ms / self.idle_ms
+
+
+def quiet_ratio(pairs: list[Pair]) -> float:
+    """Ratio of the medians of both sides' quietest quarters: what neighbours disturb falls out, on either side alike."""
+    quietest = [sorted(side)[: max(len(side) // 4, 1)] for side in zip(*pairs, strict=True)]
+    loaded, idle = map(statistics.median, quietest)
+    return loaded / idle
 
 
 @dataclass(slots=True)
@@ -44,7 +65,7 @@ class InFlight:
     """What came of it.
 
     Attributes:
-        steady: p99 with all runs in flight ÷ p99 with none, for each pair of slices.
+        steady: p99 in milliseconds with all runs in flight, and with none, for each pair of slices.
         turning: the same while runs begin and while they end.
         failures: what the runs' clients met instead of ``succeeded``; empty is as it should be.
         looks: how many times the API was asked how a run is.
@@ -52,8 +73,8 @@ class InFlight:
 
     runs: int
     seconds: float
-    steady: list[float] = field(default_factory=list)
-    turning: list[float] = field(default_factory=list)
+    steady: list[Pair] = field(default_factory=list)
+    turning: list[Pair] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     looks: int = 0
 
@@ -131,17 +152,17 @@ class _Scene:
             await asyncio.gather(*clients)
         found.looks = self._api.counters()["polls"] - polls
 
-    async def _pairs(self, ratios: list[float], goes_on: Callable[[], bool]) -> None:
+    async def _pairs(self, pairs: list[Pair], goes_on: Callable[[], bool]) -> None:
         while self._script is not None and goes_on():
-            ratios.append(await self._pair(self._script))
+            pairs.append(await self._pair(self._script))
 
-    async def _pair(self, script: Path) -> float:
-        """p99 of hits at the loaded proxy as a multiple of that at the idle one."""
+    async def _pair(self, script: Path) -> Pair:
+        """p99 of hits at the loaded proxy and at the idle one, in random order."""
         p99_ms = {}
         for side in random.sample(self._sides, 2):
             p99_ms[side] = (await asyncio.to_thread(measure, side, script, CONNECTIONS, SLICE_S)).p99_ms
         loaded, idle = self._sides
-        return p99_ms[loaded] / p99_ms[idle]
+        return Pair(p99_ms[loaded], p99_ms[idle])
 
     async def _client(self, http: aiohttp.ClientSession, number: int) -> None:
         """One client: creates, waits, polls."""
