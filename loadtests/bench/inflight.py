@@ -54,7 +54,7 @@ class Pair(NamedTuple):
 
 
 def quiet_ratio(pairs: list[Pair]) -> float:
-    """Ratio of the medians of both sides' quietest quarters: what neighbours disturb falls out, on either side alike."""
+    """Ratio of the medians of both sides' quietest quarters: what neighbours disturb falls out, on both alike."""
     quietest = [sorted(side)[: max(len(side) // 4, 1)] for side in zip(*pairs, strict=True)]
     loaded, idle = map(statistics.median, quietest)
     return loaded / idle
