@@ -64,7 +64,7 @@ def test_operation_answers_through_the_proxy_as_it_does_by_itself(
     contract: Contract, both: tuple[FakeModel, ProxyProcess], name: str
 ) -> None:
     api, proxy = both
-    if name.endswith(".cancel"):
+    if name == "trainings.cancel":
         api.hold()  # else it may be over before anybody can cancel it
     try:
         with client(api.base_url) as straight, client(f"{proxy.public_url}/v1") as through:
