@@ -30,9 +30,10 @@ from proxy.settings import ReplicateUpstreamSettings, Settings, UpstreamSettings
 from proxy.upstreams.base import Upstream
 from proxy.upstreams.catalog import Catalog, Entry
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.news_desk import NewsDesk
-from proxy.upstreams.silent import NotedUpstream, ToldUpstream
-from storage.opening import Storage, open_reader
+from proxy.upstreams.silent import DESCRIBE, NotedUpstream, ToldUpstream
+from storage.opening import open_reader
 
 ASK_TIMEOUT_S = 0.25
 """The core answers such questions from memory; what takes longer is left to it altogether."""
@@ -68,10 +69,16 @@ async def build_edge(
     channel = EdgeChannel(channel_path)
     stored_share = ByteSize(int(settings.storage.memory_bytes * (1 - TEMPLATES_SHARE)))
     storage = await open_reader(settings.data_dir, settings.storage.model_copy(update={"memory_bytes": stored_share}))
-    egress, desk = Egress(), NewsDesk(None)
-    entries = [Entry(_upstream(one, settings, storage, egress, desk, channel), one.models) for one in settings.upstream]
+    egress, desk, hook_desk = Egress(), NewsDesk(None), HookDesk(base_url, secrets)
+
+    def silent(one: UpstreamSettings) -> Upstream:
+        if isinstance(one, ReplicateUpstreamSettings):
+            return NotedUpstream(build_upstream(one, settings, storage, egress, desk, hook_desk))
+        return ToldUpstream(one.name, one.kind, lambda question: channel.ask(DESCRIBE, question, ASK_TIMEOUT_S))
+
+    entries = [Entry(silent(one), one.models) for one in settings.upstream]
     edge = Edge(channel, lane)
-    services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk, edge)
+    services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk, hook_desk, edge)
     counters = ToldCounters(channel, storage.counters)
 
     async def keep() -> None:
@@ -120,14 +127,6 @@ def _aimed(app: ASGIApp) -> ASGIApp:
         await app(scope, receive, send)
 
     return aim
-
-
-def _upstream(
-    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk, channel: EdgeChannel
-) -> Upstream:
-    if isinstance(one, ReplicateUpstreamSettings):
-        return NotedUpstream(build_upstream(one, settings, storage, egress, desk))
-    return ToldUpstream(one.name, one.kind, lambda question: channel.ask("describe", question, ASK_TIMEOUT_S))
 
 
 async def _now_and_then(work: Callable[[], None]) -> None:

@@ -70,7 +70,11 @@ class Predictions:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
             services.webhook_secrets.learn(upstream, credential, scope)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
-        create = self._as_create(exchange, parsed, upstream, target, scope, wait_s)
+        # With too many waiting already nobody more is made to wait, here or upstream: it is told at once that its
+        # prediction starts, as if its time had run out, and can poll. A 429 or 503 would be repeated by some clients.
+        is_crowded = self._waiting >= services.settings.limits.max_waiters
+        wants_s = 0.0 if is_crowded else wait_s or 0.0
+        create = self._as_create(exchange, parsed, upstream, target, scope, wants_s)
         answer = await services.predictor.create(create)
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
@@ -101,7 +105,7 @@ class Predictions:
         upstream, target = await self._resolve(parsed, named, is_deployment=is_deployment)
         scope = self._services.gatekeeper.scope_of(upstream, exchange.credential())
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
-        create = self._as_create(exchange, parsed, upstream, target, scope, wait_s)
+        create = self._as_create(exchange, parsed, upstream, target, scope, wants_s=0.0)
         hit = await self._services.predictor.find_hit(create, may_send)
         if hit is None:
             return False
@@ -123,7 +127,7 @@ class Predictions:
         upstream: Upstream,
         target: ModelTarget,
         scope: Scope,
-        wait_s: float | None,
+        wants_s: float,
     ) -> Create:
         return Create(
             upstream=upstream,
@@ -131,7 +135,7 @@ class Predictions:
             given=parsed.input,
             credential=exchange.credential(),
             scope=scope,
-            wants_s=wait_s or 0.0,
+            wants_s=wants_s,
             controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
             webhook=parsed.webhook,
             deadline_s=parse_cancel_after(exchange.headers.get("cancel-after")),
@@ -176,7 +180,6 @@ class Predictions:
 
     async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
         services = self._services
-        # With too many waiting already this one is told at once, as if its time had run out: it can poll.
         if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
             self._waiting += 1
             try:
