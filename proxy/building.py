@@ -11,6 +11,7 @@ from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -83,6 +84,11 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    limits = settings.limits
+    budgets = RunBudgets(
+        max_runs=limits.max_runs_per_caller, per_minute=limits.new_runs_per_minute_per_caller, now=time.monotonic
+    )
+    waiting = WaitingRoom(max_waiters=limits.max_waiters, max_each=limits.max_waiters_per_run)
     rows = RowWriter(storage.ledger)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
@@ -142,7 +148,7 @@ def build_services(
         blobs=storage.blobs,
         ingestor=ingestor,
         renderer=renderer,
-        max_listeners=settings.limits.max_waiters,
+        max_listeners=limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
@@ -175,6 +181,8 @@ def build_services(
         views=views,
         runs=runs,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         renderer=renderer,
         gatekeeper=gatekeeper,
         mint=mint,
@@ -207,6 +215,8 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         journal=journal,
         history=history,
         listing=Listing(history, views, gatekeeper, base_url),

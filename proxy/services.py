@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -54,6 +55,8 @@ class Services:
     storage: Storage
     spool: Spool
     coalescer: Coalescer
+    budgets: RunBudgets
+    waiting: WaitingRoom
     journal: Journal
     history: History
     listing: Listing

@@ -191,7 +191,25 @@ class LimitSettings(_Section):
     """Bounds on what a client may make the proxy do."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
-    max_waiters: int = Field(default=10_000, ge=1, description="Most requests that may wait for runs at once.")
+    max_waiters: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most requests that may wait for runs at once. One more is not refused but answered at once, as if "
+        "its time had run out.",
+    )
+    max_waiters_per_run: int = Field(
+        default=2_000, ge=1, description="The same for the requests that wait for one and the same run."
+    )
+    max_runs_per_caller: int = Field(
+        default=0,
+        ge=0,
+        description="Most runs that one caller's requests may have on their way; beyond it a miss is answered 429 with "
+        "`Retry-After`, while hits and shared runs are not bounded. 0 = no bound. All callers of an upstream that is "
+        "open to everybody are one.",
+    )
+    new_runs_per_minute_per_caller: int = Field(
+        default=0, ge=0, description="Likewise, new runs in a minute; a minute's worth may come at once. 0 = no bound."
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
     )

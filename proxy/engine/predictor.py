@@ -19,6 +19,7 @@ from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.webhooks import Told, WebhookRequest
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
@@ -36,6 +37,9 @@ from storage.records import ResultRecord
 FOLLOWER_PATIENCE_S = 0.5
 """How long a request that joins a run waits to hear whether the upstream takes it: it validates at once, and may hold
 its answer for the one who leads."""
+
+SHED_PATIENCE_S = 0.05
+"""The same where too many wait already."""
 
 WRITE_WAIT_S = 2.0
 """Longest that an answer waits for the row without which another process would not know its prediction. A row takes
@@ -62,6 +66,8 @@ class Predictor:
         preparation: Preparation,
         views: Views,
         coalescer: Coalescer,
+        budgets: RunBudgets,
+        waiting: WaitingRoom,
         runs: Runs,
         renderer: Renderer,
         gatekeeper: Gatekeeper,
@@ -77,6 +83,8 @@ class Predictor:
         self._views = views
         self._runs = runs
         self._coalescer = coalescer
+        self._budgets = budgets
+        self._waiting = waiting
         self._renderer = renderer
         self._gatekeeper = gatekeeper
         self._mint = mint
@@ -93,6 +101,7 @@ class Predictor:
 
         Raises:
             HotplateError: whatever ``Preparation.prepare`` raises, or the upstream refused the run.
+            TooManyRuns: it would be a run beyond the caller's bounds.
         """
         prepared = await self._preparation.prepare(create)
         former_key = None
@@ -112,21 +121,24 @@ class Predictor:
         flight, is_follower = self._join_or_lead(create, prepared, former_key, now)
         try:
             if is_follower:
-                await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
+                with self._waiting.place(flight) as has_place:
+                    patience_s = max(create.wants_s, FOLLOWER_PATIENCE_S) if has_place else SHED_PATIENCE_S
+                    await flight.accepted_soon(patience_s)
             else:
                 await flight.accepted()
         except UpstreamRefused as error:
             if error.status in (401, 403):
                 self._gatekeeper.refuse(create.scope)
             raise
+        given_json = orjson.dumps(create.given)
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
             id=self._mint.mint(flight.record_id, create.scope, now),
             scope=create.scope,
             model=prepared.described.model,
             version=prepared.described.version,
-            input=create.given,
-            input_bytes=len(orjson.dumps(create.given)),
+            input=flight.one_of(create.given, given_json),
+            input_bytes=len(given_json),
             created_at=now,
             flight=flight,
             plan=prepared.plan,
@@ -241,7 +253,9 @@ class Predictor:
             flight = self._coalescer.find(former_key)
         is_follower = flight is not None
         if flight is None:
+            ended = self._budgets.begin(create.scope)
             flight = self._runs.plan_flight(prepared.key if is_shared else None, now)
+            flight.ending.add_done_callback(lambda _: ended())
             self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
         return flight, is_follower

@@ -36,7 +36,6 @@ class Predictions:
     def __init__(self, services: Services, passthrough: Passthrough) -> None:
         self._services = services
         self._passthrough = passthrough
-        self._waiting = 0
 
     def create(self, *, in_path: Literal["model", "deployment"] | None = None) -> Handler:
         """The handler that creates; ``in_path`` is what the path names."""
@@ -65,8 +64,13 @@ class Predictions:
         exchange.note.upstream = upstream.name
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
-            await self._passthrough.relay(exchange, upstream, body, detail="extras")
+            ended = services.budgets.begin(scope)  # it makes a run as well
+            try:
+                await self._passthrough.relay(exchange, upstream, body, detail="extras")
+            finally:
+                ended()
             return
+        del body  # whoever waits holds no copy
         if parsed.webhook is not None:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
             services.webhook_secrets.learn(upstream, credential, scope)
@@ -88,6 +92,7 @@ class Predictions:
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
+            del parsed  # what of its input others share is in ``answer``
             await self._send_running(exchange, answer, wait_s, began)
 
     def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
@@ -129,13 +134,10 @@ class Predictions:
     async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
         services = self._services
         # With too many waiting already this one is told at once, as if its time had run out: it can poll.
-        if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
-            self._waiting += 1
-            try:
+        with services.waiting.place(entry.flight) as has_place:
+            if wait_s is not None and has_place:
                 # From when the request came: part of the time may have gone by before its run was taken.
                 await entry.wait(wait_s - (time.perf_counter() - began))
-            finally:
-                self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
         prediction = await services.views.of(entry)
