@@ -210,6 +210,28 @@ class LimitSettings(_Section):
     new_runs_per_minute_per_caller: int = Field(
         default=0, ge=0, description="Likewise, new runs in a minute; a minute's worth may come at once. 0 = no bound."
     )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most connections that a listener has open; one more is answered 503 and closed. Fewer where the "
+        "process may not open so many files.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, le=3600, description="Seconds that a request's line and headers may take."
+    )
+    body_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a request's body may take, and one more for every 16 KiB of it; half of it is the "
+        "longest pause that is always allowed.",
+    )
+    send_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which a client must take 64 KiB of an answer that waits for it, or what is left.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
     )

@@ -38,9 +38,8 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append((b"x-request-id", request_id.encode()))
-            else:
-                sent_bytes += len(message.get("body", b""))
             await send(message)
+            sent_bytes += len(message.get("body", b""))
 
         try:
             await self._app(scope, receive, watch)
