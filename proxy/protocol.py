@@ -373,7 +373,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body),
             b"retry-after: %d\r\n" % retry_after_s if retry_after_s is not None else b"",
             b"cache-control: no-store\r\nconnection: close\r\n\r\n",
-            body,
+            b"" if self._phase != _WAITING and self.parser.get_method() == b"HEAD" else body,
         ]
         return b"".join(lines)
 

@@ -27,7 +27,7 @@ from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.preparation import Preparation, former_key_of
-from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.recent import RecentPredictions, Running, weigh
 from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.views import Views, as_canceled
@@ -138,7 +138,7 @@ class Predictor:
             model=prepared.described.model,
             version=prepared.described.version,
             input=flight.one_of(create.given, given_json),
-            input_bytes=len(given_json),
+            input_bytes=weigh(given_json),
             created_at=now,
             flight=flight,
             plan=prepared.plan,

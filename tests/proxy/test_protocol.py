@@ -420,13 +420,11 @@ def test_body_that_drips_is_answered_408_though_it_keeps_moving(live: _Live) -> 
     client = live.connect()
     client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
     began = time.monotonic()
-    with pytest.raises((ConnectionResetError, BrokenPipeError, AssertionError)):
-        for _ in range(60):
-            time.sleep(TIME_LIMIT_S / 3)
+    while not live.app.disconnects and time.monotonic() - began < 10:
+        time.sleep(TIME_LIMIT_S / 3)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             client.send(b"x")
-            assert not live.app.disconnects
     assert TIME_LIMIT_S * 2 < time.monotonic() - began < TIME_LIMIT_S * 8
-    _eventually(lambda: live.app.disconnects == 1)
     assert client.problem()["status"] == 408
 
 
