@@ -96,10 +96,15 @@ class WaitingRoom:
     def __len__(self) -> int:
         return self._waiting
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may wait for a run that nobody waits for yet."""
+        return self._waiting < self._max_waiters
+
     @contextmanager
     def place(self, flight: Flight) -> Iterator[bool]:
         """Whether there is a place to wait for ``flight``; it is free again when the block is left."""
-        has_place = self._waiting < self._max_waiters and flight.waiters < self._max_each
+        has_place = self.has_room and flight.waiters < self._max_each
         if not has_place:
             yield False
             return

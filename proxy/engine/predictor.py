@@ -117,15 +117,17 @@ class Predictor:
                     if served is not None:
                         await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
                 return hit
+        if not self._waiting.has_room:
+            create = replace(create, wants_s=0.0)  # and should it lead, the upstream is not to hold its answer
         now = self._now()
         flight, is_follower = self._join_or_lead(create, prepared, former_key, now)
         try:
-            if is_follower:
-                with self._waiting.place(flight) as has_place:
+            with self._waiting.place(flight) as has_place:
+                if is_follower:
                     patience_s = max(create.wants_s, FOLLOWER_PATIENCE_S) if has_place else SHED_PATIENCE_S
                     await flight.accepted_soon(patience_s)
-            else:
-                await flight.accepted()
+                else:
+                    await flight.accepted()
         except UpstreamRefused as error:
             if error.status in (401, 403):
                 self._gatekeeper.refuse(create.scope)

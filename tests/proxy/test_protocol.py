@@ -428,6 +428,7 @@ def test_body_that_drips_is_answered_408_though_it_keeps_moving(live: _Live) -> 
     assert client.problem()["status"] == 408
 
 
+@pytest.mark.slow
 def test_chunks_that_drip_are_answered_408(live: _Live) -> None:
     client = live.connect()
     client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -438,6 +439,7 @@ def test_chunks_that_drip_are_answered_408(live: _Live) -> None:
     _eventually(lambda: live.app.disconnects == 1)
 
 
+@pytest.mark.slow
 def test_body_that_comes_quickly_enough_may_take_long(live: _Live, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_QuickProtocol, "body_bytes_per_s", 10)
     client = live.connect()
@@ -492,6 +494,7 @@ def test_client_that_reads_nothing_holds_no_connection_that_is_to_be_closed(live
     _eventually(lambda: not _QuickProtocol.alive)
 
 
+@pytest.mark.slow
 def test_client_that_reads_slowly_gets_all(live: _Live) -> None:
     live.app.large_bytes = 8 * 1024**2
     for path in (b"/large", b"/one"):

@@ -163,7 +163,7 @@ async def test_place_is_free_again_when_whoever_waits_leaves() -> None:
 
 
 async def test_request_beyond_the_places_is_answered_at_once_and_gets_its_picture_all_the_same() -> None:
-    engine = Engine(max_waiters_per_run=3)
+    engine = Engine(max_waiters_per_run=4)
     engine.upstream.door = asyncio.Event()  # the upstream holds the create of who leads
     leading = asyncio.create_task(engine.create(wants_s=30.0))
     await settle()
@@ -182,6 +182,20 @@ async def test_request_beyond_the_places_is_answered_at_once_and_gets_its_pictur
     assert len(engine.upstream.jobs) == 1
     assert len({entry.id for entry in entries}) == 24
     assert len(engine.waiting) == 0
+
+
+async def test_request_that_leads_without_a_place_asks_the_upstream_not_to_hold_its_answer() -> None:
+    engine = Engine(max_waiters=1)
+    engine.upstream.door = asyncio.Event()
+    first = asyncio.create_task(engine.create({"prompt": "a"}, wants_s=5.0))
+    await settle()
+    second = asyncio.create_task(engine.create({"prompt": "b"}, wants_s=5.0))
+    await settle()
+    assert [job.wants_s for job in engine.upstream.jobs] == [5.0, 0.0]
+    engine.upstream.door.set()
+    for entry in await asyncio.gather(first, second):
+        assert isinstance(entry, Running)
+        await entry.flight.finished(5)
 
 
 async def test_sharers_of_one_large_input_hold_one_copy_of_it() -> None:
