@@ -22,7 +22,7 @@ from proxy.logs import RequestLog
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.directory import Directory
-from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.exchange import Endpoint, Exchange, Room
 from proxy.routes.files import Files
 from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models, page
@@ -162,7 +162,8 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
-    return AccessLog(Guard(router, only_names=_own_names(services)), services.metrics, log)
+    room = Room(services.settings.limits.max_arriving_bytes)
+    return AccessLog(Guard(router, only_names=_own_names(services)), services.metrics, log, room)
 
 
 def _own_names(services: Services) -> frozenset[str] | None:

@@ -23,15 +23,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import sys
-import termios
 from asyncio.events import TimerHandle
 from typing import TYPE_CHECKING, Any, Final
 
 import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from proxy.system import look
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -122,8 +121,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._body_began_at = 0.0
         """When it was first waited for; later by the time in which it could not come."""
         self._send_timer: TimerHandle | None = None
-        self._untaken_bytes = 0
-        """What waited for the client at the last look."""
+        self._last_look = (0, 0)
         self._was_drained = False
         """It took nearly all of it since."""
         self._running: RequestResponseCycle | None = None
@@ -312,38 +310,25 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         else:
             self._end(408, "Request timeout", f"The request's body stopped for more than {tick_s:g} s.")
 
-    def _watch_sending(self) -> None:
-        """See to it that bytes which wait for the client are looked after."""
-        if self._send_timer is None:
-            self._was_drained = False
-            if self.transport.get_write_buffer_size():
-                self._untaken_bytes = self._count_untaken()
-                self._send_timer = self.loop.call_later(self.send_timeout_s, self._send_tick)
-
-    def _send_tick(self) -> None:
-        self._send_timer = None
-        untaken_bytes = self._count_untaken()
-        if not self._was_drained and self._untaken_bytes - untaken_bytes < min(MIN_TAKEN_BYTES, self._untaken_bytes):
-            self.transport.abort()
-        elif self.flow.write_paused or self.transport.is_closing():
-            self._watch_sending()
-
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _count_untaken(self) -> int:
-        """Bytes that the client has not acknowledged: what the transport holds, and what the system holds of it.
+    def _watch_sending(self) -> None:
+        """See to it that bytes which wait for the client are looked after."""
+        if self._send_timer is None and self.transport.get_write_buffer_size():
+            self._was_drained = False
+            self._last_look = look(self.transport)
+            self._send_timer = self.loop.call_later(self.send_timeout_s, self._send_tick)
 
-        The system takes more from us in large lumps only, up to a megabyte: by our own share alone, a slow client would
-        seem to stand still.
-        """
-        held_bytes = self.transport.get_write_buffer_size()
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            answer = fcntl.ioctl(self.transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ, bytes(4))
-            held_bytes += int.from_bytes(answer, sys.byteorder)
-        return held_bytes
+    def _send_tick(self) -> None:
+        self._send_timer = None
+        taken_before, left_before = self._last_look
+        if not self._was_drained and look(self.transport)[0] - taken_before < min(MIN_TAKEN_BYTES, left_before):
+            self.transport.abort()
+        elif self.flow.write_paused or self.transport.is_closing():
+            self._watch_sending()
 
     # Ending.
 

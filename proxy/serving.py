@@ -24,10 +24,10 @@ from starlette.types import ASGIApp
 from proxy import tls
 from proxy.app import Application, build_application
 from proxy.data_dir import make_data_dir
-from proxy.descriptors import affordable_connections
 from proxy.logs import RequestLog
 from proxy.protocol import BoundedHttpProtocol
 from proxy.settings import LimitSettings, Settings, SettingsError
+from proxy.system import affordable_connections
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time of usual proxies and CDNs, so that they, not we, close idle connections."""

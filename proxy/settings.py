@@ -191,6 +191,11 @@ class LimitSettings(_Section):
     """Bounds on what a client may make the proxy do."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
+    max_arriving_bytes: ByteSize = Field(
+        default=ByteSize(512 * 1024**2),
+        description="Most bytes of create requests on their way in, in all; beyond it large ones are answered 503 with "
+        "`Retry-After`.",
+    )
     max_waiters: int = Field(
         default=10_000,
         ge=1,
@@ -235,6 +240,12 @@ class LimitSettings(_Section):
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _has_room_for_one(self) -> LimitSettings:
+        if self.max_arriving_bytes < self.max_body_bytes:
+            raise ValueError("max_arriving_bytes must be at least max_body_bytes")
+        return self
 
 
 class LogSettings(_Section):

@@ -1,4 +1,4 @@
-"""What a hostile client must not get out of a whole proxy: another's cache entry, a second request, more than its share."""
+"""What a hostile client must not get out of a whole proxy: another's answer, a second request, more than its share."""
 
 from __future__ import annotations
 
@@ -137,7 +137,8 @@ def test_query_string_of_a_create_is_neither_keyed_nor_passed_on(pair: Pair) -> 
     assert pair.api.counters()["creates"] == 1
 
 
-SUFFIXES = (".css", "/x.css", ";x.css", "%3bx.css", "%23x.css", "%3fx.css", "%00.css", "%0a.css", "%2fx.css", "/..%2fx.css",
+SUFFIXES = (".css", "/x.css", ";x.css", "%3bx.css", "%23x.css", "%3fx.css", "%00.css", "%0a.css", "%2fx.css",
+            "/..%2fx.css",
             "%20.js", "/%2e%2e/x.png")  # fmt: skip
 
 

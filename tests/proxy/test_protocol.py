@@ -180,11 +180,18 @@ Runner = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @contextlib.contextmanager
-def _serving(run: Runner, context: ssl.SSLContext | None = None) -> Iterator[_Live]:
+def _serving(run: Runner, context: ssl.SSLContext | None = None, keep_alive_s: int = 5) -> Iterator[_Live]:
     listener = socket.create_server(("127.0.0.1", 0))
     app = _App()
     config = uvicorn.Config(
-        app, loop="none", http=_QuickProtocol, ws="none", lifespan="off", log_config=None, access_log=False
+        app,
+        loop="none",
+        http=_QuickProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=keep_alive_s,
     )
     config.load()
     config.ssl = context
@@ -603,3 +610,43 @@ def test_over_tls_the_same_answers(tmp_path: Path, run: Runner) -> None:
             assert client.problem()["status"] == status
             client.connection.close()
         _eventually(lambda: not _QuickProtocol.alive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/large", b"/one"])
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_over_tls_a_client_that_reads_nothing_is_dropped(
+    tmp_path: Path, run: Runner, path: bytes, connection: bytes
+) -> None:
+    """TLS takes large messages whole, so that nothing seems to wait until the connection is to be closed."""
+    files = tls.LocalAuthority(tmp_path, ["localhost"]).ensure()
+    trust = ssl.create_default_context(cafile=str(files.ca_file))
+    with _serving(run, tls.server_context(files), keep_alive_s=1) as live:
+        client = live.connect(trust)
+        client.send(b"GET %b HTTP/1.1\r\nHost: h\r\nConnection: %b\r\n\r\n" % (path, connection))
+        _eventually(lambda: live.app.sent_all == 1)
+        _eventually(lambda: not _QuickProtocol.alive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/large", b"/one"])
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_over_tls_a_client_that_reads_slowly_gets_all(
+    tmp_path: Path, run: Runner, path: bytes, connection: bytes
+) -> None:
+    files = tls.LocalAuthority(tmp_path, ["localhost"]).ensure()
+    trust = ssl.create_default_context(cafile=str(files.ca_file))
+    with _serving(run, tls.server_context(files), keep_alive_s=1) as live:
+        client = live.connect(trust)
+        client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.send(b"GET %b HTTP/1.1\r\nHost: h\r\nConnection: %b\r\n\r\n" % (path, connection))
+        began, received = time.monotonic(), 0
+        while received < LARGE_BYTES:
+            data = client.connection.recv(64 * 1024)
+            assert data
+            received += len(data)
+            if time.monotonic() - began < 4:
+                time.sleep(TIME_LIMIT_S / 30)
+        assert time.monotonic() - began > 4

@@ -131,6 +131,7 @@ WRONG = {
     "cache.output_urls": 'cache.output_urls = "links"',
     "cache.output_max_bytes": 'cache.output_max_bytes = "huge"',
     "limits.max_waiters": "limits.max_waiters = 0",
+    "limits": 'limits.max_arriving_bytes = "1MB"',
     "limits.max_waiters_per_run": "limits.max_waiters_per_run = 0",
     "limits.max_runs_per_caller": "limits.max_runs_per_caller = -1",
     "limits.new_runs_per_minute_per_caller": "limits.new_runs_per_minute_per_caller = 0.5",

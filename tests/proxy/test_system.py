@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import resource
 
 import pytest
 
-from proxy.descriptors import affordable_connections
+from proxy.system import affordable_connections, look
 
 ENDLESS = resource.RLIM_INFINITY
 
@@ -50,3 +51,49 @@ def test_limit_that_cannot_be_raised_bounds_the_connections(monkeypatch: pytest.
     monkeypatch.setattr(resource, "getrlimit", limits.get)
     monkeypatch.setattr(resource, "setrlimit", limits.set)
     assert affordable_connections(10_000) == 768
+
+
+@pytest.mark.anyio
+async def test_what_the_other_side_has_taken_is_seen_and_what_is_left_for_it() -> None:
+    gate = asyncio.Event()
+
+    async def read_later(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        await reader.readexactly(8 * 1024**2)
+        writer.close()
+
+    server = await asyncio.start_server(read_later, "127.0.0.1", 0, limit=4096)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(bytes(8 * 1024**2))
+    await asyncio.sleep(0.1)
+    taken, left = look(writer.transport)
+    assert 0 <= taken < 8 * 1024**2
+    assert left > 0
+    assert taken + left == pytest.approx(8 * 1024**2, abs=64 * 1024)
+    gate.set()
+    await writer.drain()
+    for _ in range(100):
+        taken_then, left_then = look(writer.transport)
+        if not left_then:
+            break
+        await asyncio.sleep(0.02)
+    assert (left_then, taken_then > taken) == (0, True)
+    writer.close()
+    server.close()
+
+
+class Silent(asyncio.WriteTransport):
+    """A transport of which the system tells nothing."""
+
+    held_bytes = 5000
+
+    def get_write_buffer_size(self) -> int:
+        return self.held_bytes
+
+
+def test_where_the_system_tells_nothing_our_own_share_must_do() -> None:
+    transport = Silent()
+    taken, left = look(transport)
+    assert left == 5000
+    transport.held_bytes = 2000
+    assert look(transport)[0] - taken == 3000
