@@ -296,6 +296,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._end_with(b"")  # nothing was asked
 
     def _body_tick(self) -> None:
+        self._timer = None
         tick_s = self.body_timeout_s / 2
         may_not_send = self.flow.read_paused or self.cycle.waiting_for_100_continue
         if may_not_send:

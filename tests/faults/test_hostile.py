@@ -121,7 +121,7 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
             f'output_origins = ["{api.delivery_origin}"]\n'
             f'[cache]\noutput_urls = "url"\n[auth]\ntokens = ["{OWN_TOKEN}"]\n'
             '[storage]\nmemory_bytes = "8MB"\n'
-            "[limits]\nhead_timeout_s = 1\nbody_timeout_s = 2\nsend_timeout_s = 2\n"
+            "[limits]\nhead_timeout_s = 2\nbody_timeout_s = 4\nsend_timeout_s = 4\n"
         )
         with running_proxy(tmp_path_factory.mktemp("hostile") / "data", config) as proxy:
             host = urlsplit(proxy.public_url).netloc
@@ -161,6 +161,7 @@ async def test_twenty_thousand_hostile_requests_leave_no_mark(siege: Siege) -> N
         found, statuses = await siege.attack(range(start, start + 4000))
         assert found == []
         assert len(statuses) > 10
+        assert statuses[408] < 200  # the answer to a client that is too slow, as this one is when others need its core
         siege.assert_hit_is_right()
     await siege.settle(files + 8)
     assert siege.memory_bytes() - memory_bytes < 64 * 1024**2
@@ -170,7 +171,7 @@ async def test_twenty_thousand_hostile_requests_leave_no_mark(siege: Siege) -> N
 
 def test_attack_can_be_made_again_from_its_number() -> None:
     target = Target("h", ("t",), own_token="o")
-    made = [make(target, number) for number in range(500)]
-    assert made == [make(target, number) for number in range(500)]
+    made = [make(target, number) for number in range(200)]
+    assert made == [make(target, number) for number in range(200)]
     assert len({attack.name.partition("#")[0] for attack in made}) == 7
     assert all(isinstance(attack, Attack) and attack.pieces for attack in made)
