@@ -11,6 +11,7 @@ from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
@@ -21,9 +22,11 @@ from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
+from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions
@@ -89,7 +92,16 @@ def build_services(
         max_runs=limits.max_runs_per_caller, per_minute=limits.new_runs_per_minute_per_caller, now=time.monotonic
     )
     waiting = WaitingRoom(max_waiters=limits.max_waiters, max_each=limits.max_waiters_per_run)
+    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
+    books = Books(
+        rows,
+        lambda upstream, model: price_of(policy_desk.book, model),
+        time.time,
+        used_bytes=storage.used_bytes,
+        storage_price=settings.money.storage_price_per_gb_month,
+    )
+    metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
     remains = Remains(rows, Sealer(secrets), storage.blobs)
@@ -161,10 +173,11 @@ def build_services(
         remains=remains,
         streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
-        keeps_text=settings.cache.text,
+        books=books,
         now=time.time,
     )
-    preparation = Preparation(file_inputs, cache_enabled=settings.cache.enabled)
+    preparation = Preparation(file_inputs, policy_desk)
+    lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
         results=storage.results,
         renderer=renderer,
@@ -178,12 +191,12 @@ def build_services(
     )
     predictor = Predictor(
         preparation=preparation,
+        lookup=lookup,
         views=views,
         runs=runs,
         coalescer=coalescer,
         budgets=budgets,
         waiting=waiting,
-        renderer=renderer,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
@@ -191,6 +204,7 @@ def build_services(
         history=history,
         ongoing=ongoing,
         notices=notices,
+        books=books,
         now=time.time,
     )
     resumption = Resumption(
@@ -199,6 +213,7 @@ def build_services(
         coalescer,
         predictor,
         journal,
+        policy_desk,
         {upstream.name: upstream for upstream in catalog.upstreams},
         metrics.observe_left_behind,
         time.time,
@@ -207,6 +222,7 @@ def build_services(
         settings=settings,
         base_url=base_url,
         catalog=catalog,
+        policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
         views=views,
@@ -217,6 +233,7 @@ def build_services(
         coalescer=coalescer,
         budgets=budgets,
         waiting=waiting,
+        books=books,
         journal=journal,
         history=history,
         listing=Listing(history, views, gatekeeper, base_url),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
+from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
@@ -16,6 +17,7 @@ from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.resumption import Resumption
@@ -47,6 +49,7 @@ class Services:
     settings: Settings
     base_url: str
     catalog: Catalog
+    policies: PolicyDesk
     preparation: Preparation
     predictor: Predictor
     views: Views
@@ -57,6 +60,7 @@ class Services:
     coalescer: Coalescer
     budgets: RunBudgets
     waiting: WaitingRoom
+    books: Books
     journal: Journal
     history: History
     listing: Listing

@@ -30,7 +30,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
-from proxy.core.policy import KeepsText
+from proxy.core.policy import PolicyBook
+from proxy.policy_settings import PolicySettings
 from storage.settings import StorageSettings
 
 DEFAULT_PORT = 8484
@@ -157,11 +158,6 @@ class CacheSettings(_Section):
     data_url_max_bytes: ByteSize = Field(
         default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
     )
-    text: KeepsText = Field(
-        default="deterministic",
-        description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
-        "temperature of 0; `on` = always; `off` = never.",
-    )
     output_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), description="Largest output file that is kept.")
     spool_bytes: ByteSize = Field(
         default=ByteSize(128 * 1024**2),
@@ -246,6 +242,22 @@ class LimitSettings(_Section):
         if self.max_arriving_bytes < self.max_body_bytes:
             raise ValueError("max_arriving_bytes must be at least max_body_bytes")
         return self
+
+
+class MoneySettings(_Section):
+    """How money is shown in the ledger."""
+
+    currency: str = Field(
+        default="USD",
+        pattern=r"^[A-Z]{3}$",
+        description="Currency of every price given to Hotplate, three letters. Nothing is ever converted.",
+    )
+    storage_price_per_gb_month: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Price of a gigabyte (10^9 bytes) on the disk for a month; it is taken off what was earned.",
+    )
 
 
 class LogSettings(_Section):
@@ -416,11 +428,16 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     webhooks: WebhookSettings = WebhookSettings()
     storage: StorageSettings = StorageSettings()
+    money: MoneySettings = MoneySettings()
     log: LogSettings = LogSettings()
     upstream: tuple[UpstreamSettings, ...] = Field(
         default_factory=_default_upstreams,
         min_length=1,
         description="Model services, in order; default: Replicate's API for every model.",
+    )
+
+    policy: tuple[PolicySettings, ...] = Field(
+        default=(), description="How models are cached, in order; what none of them matches has the defaults."
     )
 
     @field_validator("data_dir")
@@ -447,6 +464,10 @@ class Settings(BaseSettings):
         if not is_loopback(self.admin.host) and self.admin.token is None:
             raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
         return self
+
+    def policy_book(self) -> PolicyBook:
+        """All policies."""
+        return PolicyBook([one.policy() for one in self.policy])
 
     @property
     def scheme(self) -> Literal["http", "https"]:

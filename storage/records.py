@@ -74,6 +74,7 @@ class ResultRecord:
         deployment: ``"owner/name"`` of the deployment that was asked, if it was one.
         stream_log: the events of the run as the upstream streamed them, where somebody listened; without it, or once
             it is gone, a stream is told from output and logs. So a hit does not need it.
+        tags: names under which it can be purged.
     """
 
     record_id: RecordId
@@ -95,12 +96,25 @@ class ResultRecord:
     is_streamable: bool = False
     stream_log: BlobRef | None = None
     deployment: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @property
+    def compute_s(self) -> float:
+        """Compute seconds of the run; from its start to its end where the upstream told none."""
+        return compute_s(self.metrics, self.started_at, self.completed_at)
 
     @property
     def predict_s(self) -> float:
         """Compute seconds of the run; 0.0 where the upstream told none, or no number."""
         seconds = self.metrics.get("predict_time")
         return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+
+def compute_s(metrics: JsonObject, started_at: float, completed_at: float) -> float:
+    """Compute seconds of a run: the ``predict_time`` that was told, else from its start to its end."""
+    told = metrics.get("predict_time")
+    seconds = told if isinstance(told, (int, float)) else completed_at - started_at
+    return max(float(seconds), 0.0)
 
 
 def encode_record(record: ResultRecord) -> bytes:
@@ -148,6 +162,7 @@ def _to_document(record: ResultRecord) -> JsonObject:
         if record.stream_log is None
         else {"digest": record.stream_log.digest.hex(), "size_bytes": record.stream_log.size_bytes},
         "deployment": record.deployment,
+        "tags": record.tags,
     }
 
 
@@ -189,6 +204,7 @@ def decode_record(data: bytes) -> ResultRecord:
             is_streamable=document.get("is_streamable") is True,
             stream_log=_blob(document.get("stream_log")),
             deployment=document.get("deployment"),
+            tags=tuple(document.get("tags") or ()),
         )
     except Corrupt:
         raise

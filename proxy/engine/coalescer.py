@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import HotplateError, Overloaded
+from proxy.core.tally import Tally
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
 from storage.digest import Digest, PredictionKey, RecordId, hash_bytes
@@ -39,11 +40,22 @@ class Landed:
 
 
 class Flight:
-    """One run and everybody who shares it."""
+    """One run and everybody who shares it.
 
-    def __init__(self, record_id: RecordId, key: PredictionKey | None, started_at: float) -> None:
+    Attributes:
+        answered_early: predictions that were answered before the run was taken, and are not cancelled.
+        tally: the predictions that wait, for the ledger.
+        was_found: there was no run: the result was in the store by then.
+        worked_from: epoch seconds of the first news that the model works on it.
+        told_end: how the run ended at the upstream after it was cancelled, where that is known.
+    """
+
+    def __init__(
+        self, record_id: RecordId, key: PredictionKey | None, started_at: float, *, is_refresh: bool = False
+    ) -> None:
         self.record_id = record_id
         self.key = key
+        self.is_refresh = is_refresh
         self.started_at = started_at
         self.progress: Progress | None = None
         self.partials: Partials | None = None
@@ -51,8 +63,13 @@ class Flight:
         self.sharers = 0
         self.waiters = 0
         """Requests that wait for it now; see ``budgets.WaitingRoom``."""
+        self.tally = Tally()
         self.is_sent = False
         self.was_answered_early = False
+        self.answered_early = 0
+        self.was_found = False
+        self.worked_from: float | None = None
+        self.told_end: Outcome | None = None
         self._given: tuple[Digest, JsonObject] | None = None
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -70,11 +87,17 @@ class Flight:
     def report(self, progress: Progress) -> None:
         """News from the upstream; the first makes creates answerable."""
         self.progress = progress
+        if self.worked_from is None and progress.status == "processing":
+            self.worked_from = progress.at
         if self.partials is not None:
             self.partials.look(progress)
         if not self._accepted.done():
             self._accepted.set_result(None)
         self.show()
+
+    def tell_end(self, outcome: Outcome) -> None:
+        """How the run ended at the upstream, where it was cancelled."""
+        self.told_end = outcome
 
     def show(self) -> None:
         """There is news, or more of the output so far can be shown."""
@@ -108,6 +131,7 @@ class Flight:
             done, _ = await asyncio.wait({self._accepted}, timeout=patience_s)
             if not done and self.is_sent:
                 self.was_answered_early = True
+                self.answered_early += 1
                 return
         await self.accepted()
 
@@ -187,21 +211,22 @@ class Coalescer:
     """The flights on their way, by key."""
 
     def __init__(self) -> None:
-        self._by_key: dict[PredictionKey, Flight] = {}
+        # A run that shall replace a result is not for those who would take the result, nor the other way round.
+        self._by_key: dict[tuple[PredictionKey, bool], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def find(self, key: PredictionKey) -> Flight | None:
+    def find(self, key: PredictionKey, *, is_refresh: bool = False) -> Flight | None:
         """The flight to follow, if one is on its way and neither ended nor being cancelled."""
-        flight = self._by_key.get(key)
+        flight = self._by_key.get((key, is_refresh))
         return flight if flight is not None and not flight.has_ended else None
 
     def lead(self, flight: Flight, work: Callable[[Flight], Awaitable[None]]) -> None:
         """Start ``flight``; if it has a key, others may follow it until it has ended."""
         if flight.key is not None:
-            self._by_key[flight.key] = flight
+            self._by_key[flight.key, flight.is_refresh] = flight
         task = flight.start(work)
         self._tasks.add(task)
 
@@ -221,8 +246,8 @@ class Coalescer:
             flight.cancel()
 
     def _forget(self, flight: Flight) -> None:
-        if flight.key is not None and self._by_key.get(flight.key) is flight:
-            del self._by_key[flight.key]
+        if flight.key is not None and self._by_key.get((flight.key, flight.is_refresh)) is flight:
+            del self._by_key[flight.key, flight.is_refresh]
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for flights to end, then cancel what is left and wait for that: a run that somebody still wants is set

@@ -8,27 +8,32 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
 
-from proxy.core.errors import UpstreamRefused
+from proxy.core.errors import HotplateError, NotCached, TooManyRuns, UpstreamRefused
 from proxy.core.ids import IdMint, PredictionId
-from proxy.core.policy import Cached
+from proxy.core.policy import Cached, Grade, is_passing
+from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
 from proxy.core.predictions import HitTemplate, Prediction
+from proxy.core.tally import Tally
 from proxy.core.webhooks import Told, WebhookRequest
+from proxy.engine.books import Books, account_of, outputs_of
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
 from proxy.engine.journal import Journal
+from proxy.engine.lookup import Found, Lookup, Member
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
-from proxy.engine.preparation import Preparation, former_key_of
+from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running, weigh
-from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
@@ -48,13 +53,23 @@ milliseconds; a disk that takes longer is not to hold what the model is paid for
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer from the store, to be stamped and sent."""
+    """An answer from the store, to be stamped and sent.
+
+    Attributes:
+        age_s, ttl_s: see ``Found``.
+        grade: why it may be served, see ``core/policy.grade``.
+        member: which answer of a pool it is, from 0, and of how many.
+    """
 
     id: PredictionId
     record: ResultRecord
     template: HitTemplate
     input_json: bytes
     created_at: float
+    age_s: float
+    ttl_s: float
+    grade: Grade
+    member: tuple[int, int] | None = None
 
 
 class Predictor:
@@ -64,12 +79,12 @@ class Predictor:
         self,
         *,
         preparation: Preparation,
+        lookup: Lookup,
         views: Views,
         coalescer: Coalescer,
         budgets: RunBudgets,
         waiting: WaitingRoom,
         runs: Runs,
-        renderer: Renderer,
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
@@ -77,15 +92,19 @@ class Predictor:
         ongoing: Ongoing,
         history: History,
         notices: Notices,
+        books: Books,
         now: Callable[[], float],
+        pick: Callable[[int], int] = random.randrange,
     ) -> None:
+        """``pick`` gives a number below its argument, each as likely."""
+        self._books = books
         self._preparation = preparation
+        self._lookup = lookup
         self._views = views
         self._runs = runs
         self._coalescer = coalescer
         self._budgets = budgets
         self._waiting = waiting
-        self._renderer = renderer
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
@@ -94,44 +113,50 @@ class Predictor:
         self._history = history
         self._notices = notices
         self._now = now
+        self._pick = pick
         self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
 
-    async def create(self, create: Create) -> Hit | Running:
+    async def create(self, create: Create, prepared: Prepared | None = None) -> Hit | Running:
         """Answer a create request from the store, or make or join a run.
 
         Raises:
+            NotCached: the request wants no run, and there is no result for it.
             HotplateError: whatever ``Preparation.prepare`` raises, or the upstream refused the run.
             TooManyRuns: it would be a run beyond the caller's bounds.
         """
-        prepared = await self._preparation.prepare(create)
-        former_key = None
-        if prepared.key is not None and isinstance(prepared.plan, Cached) and prepared.plan.may_look_up:
-            hit = await self._look_up(create, prepared, prepared.key)
-            if hit is None:
-                former_key = former_key_of(create, prepared)
-                hit = await self._look_up(create, prepared, former_key) if former_key is not None else None
-            if hit is not None:
-                if create.webhook is not None:
-                    # Before the answer: once that is out, nobody would ask again for what was not written.
-                    served = await self._views.find(hit.id, create.scope)
-                    if served is not None:
-                        await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
-                return hit
+        if prepared is None:
+            prepared = await self._preparation.prepare(create)
+        members = await self._lookup.members(create, prepared)
+        answer = await self._look_up(create, prepared, members)
+        if isinstance(answer, Hit):
+            await self._tell_of(answer, create)
+            return answer
+        if prepared.controls.directives.only_if_cached:
+            self._books.refused(create.upstream.name, prepared.described, create.scope)
+            raise NotCached("there is no stored result for this request, and it wants no run")
         if not self._waiting.has_room:
             create = replace(create, wants_s=0.0)  # and should it lead, the upstream is not to hold its answer
         now = self._now()
-        flight, is_follower = self._join_or_lead(create, prepared, former_key, now)
+        member = members[answer.member] if answer is not None else None
         try:
+            flight, is_follower = self._join_or_lead(create, prepared, member, now)
+            flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
             with self._waiting.place(flight) as has_place:
                 if is_follower:
                     patience_s = max(create.wants_s, FOLLOWER_PATIENCE_S) if has_place else SHED_PATIENCE_S
                     await flight.accepted_soon(patience_s)
                 else:
                     await flight.accepted()
-        except UpstreamRefused as error:
-            if error.status in (401, 403):
+        except HotplateError as error:
+            if isinstance(error, UpstreamRefused) and error.status in (401, 403):
                 self._gatekeeper.refuse(create.scope)
-            raise
+            stale = member.found if member is not None and is_passing(error.status) else None
+            hit = await self._serve(create, stale, "if-error") if stale is not None else None
+            if hit is None:
+                self._books.refused(create.upstream.name, prepared.described, create.scope)
+                raise
+            await self._tell_of(hit, create)
+            return hit
         given_json = orjson.dumps(create.given)
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
@@ -149,6 +174,8 @@ class Predictor:
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
+            caller=hash(create.credential),
+            member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -156,6 +183,13 @@ class Predictor:
             # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
             await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
+
+    async def _tell_of(self, hit: Hit, create: Create) -> None:
+        """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
+        if create.webhook is not None:
+            served = await self._views.find(hit.id, create.scope)
+            if served is not None:
+                await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
 
     async def attend(self, entry: Running, told: Told) -> None:
         """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
@@ -222,45 +256,113 @@ class Predictor:
             entry.is_aborted = progress is None or progress.status == "starting"
             self._cancel(entry)
 
-    async def _look_up(self, create: Create, prepared: Prepared, key: PredictionKey) -> Hit | None:
-        record = await self._runs.find_fresh(key, create, prepared)
-        if record is None:
-            return None
-        gate = self._gatekeeper
-        if not gate.is_accepted_now(create.upstream, create.scope) and not await gate.is_accepted(
-            create.upstream, create.credential, create.scope
-        ):
-            return None
-        template = self._renderer.ready(record)
+    async def find_hit(self, create: Create) -> Hit | None:
+        """The answer from the store, where there is one; makes and joins no run.
+
+        Raises:
+            HotplateError: see ``create``.
+        """
+        prepared = await self._preparation.prepare(create)
+        answer = await self._look_up(create, prepared, await self._lookup.members(create, prepared))
+        return answer if isinstance(answer, Hit) else None
+
+    async def _look_up(self, create: Create, prepared: Prepared, members: list[Member]) -> Hit | Follow | Lead | None:
+        """A hit, or which member's run shall answer; ``None`` where there are no members.
+
+        Nothing was awaited since a run was chosen, so whoever acts on it at once finds the table as it was. A member
+        whose files turn out to be gone is emptied.
+        """
+        while members:
+            choice = self._choose(prepared, members)
+            found = members[choice.member].found
+            if not isinstance(choice, Serve) or found is None:
+                return choice if not isinstance(choice, Serve) else Lead(choice.member)
+            of_pool = (choice.member, len(members)) if len(members) > 1 else None
+            hit = await self._serve(create, found, found.grade, of_pool)
+            if hit is not None:
+                if found.grade == "revalidate":
+                    self._refresh(create, prepared, members[choice.member].key)
+                return hit
+            members[choice.member] = replace(members[choice.member], found=None)
+        return None
+
+    def _choose(self, prepared: Prepared, members: list[Member]) -> Choice:
+        if prepared.controls.directives.only_if_cached:
+            stored = [number for number, member in enumerate(members) if member.is_servable]
+            return Serve(stored[self._pick(len(stored))]) if stored else Lead(0)
+        return choose_member([self._state(prepared, member) for member in members], self._pick)
+
+    def _state(self, prepared: Prepared, member: Member) -> MemberState:
+        if member.is_servable:
+            return "stored"
+        return "empty" if self._under_way(prepared, member) is None else "running"
+
+    async def _serve(
+        self, create: Create, found: Found, grade: Grade, member: tuple[int, int] | None = None
+    ) -> Hit | None:
+        """A stored result as a new prediction of this caller; ``None`` if a file of it is gone."""
+        record = found.record
+        template = await self._lookup.template(record)
         if template is None:
-            try:
-                template = await self._renderer.template(record)
-            except OutputGone:
-                return None
+            return None
         now = self._now()
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
-        return Hit(prediction_id, record, template, input_json, now)
+        self._books.hit(*account_of(record), record.compute_s, outputs_of(record))
+        return Hit(prediction_id, record, template, input_json, now, found.age_s, found.ttl_s, grade, member)
 
     def _join_or_lead(
-        self, create: Create, prepared: Prepared, former_key: PredictionKey | None, now: float
+        self, create: Create, prepared: Prepared, member: Member | None, now: float
     ) -> tuple[Flight, bool]:
-        """The flight that will answer, and whether another request caused it. No await: one step, nothing between."""
-        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_look_up
-        flight = self._coalescer.find(prepared.key) if prepared.key is not None and is_shared else None
-        if flight is None and former_key is not None:
-            flight = self._coalescer.find(former_key)
-        is_follower = flight is not None
-        if flight is None:
-            ended = self._budgets.begin(create.scope)
-            flight = self._runs.plan_flight(prepared.key if is_shared else None, now)
-            flight.ending.add_done_callback(lambda _: ended())
-            self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
+        """The flight that will answer, and whether another request caused it. No await: one step, nothing between.
+
+        A member that was looked up empty and is no longer on its way has been stored meanwhile, perhaps: its flight
+        looks once more.
+        """
+        if member is None:
+            return self._lead(create, prepared, None, now), False
+        flight = self._under_way(prepared, member)
+        if flight is not None:
+            flight.sharers += 1
+            return flight, True
+        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_share
+        key = member.key if is_shared else None
+        return self._lead(create, replace(prepared, key=member.key), key, now), False
+
+    def _under_way(self, prepared: Prepared, member: Member) -> Flight | None:
+        """The run of a member that this request may join."""
+        plan = prepared.plan
+        if not isinstance(plan, Cached) or not plan.may_share:
+            return None
+        is_refresh = not plan.may_look_up
+        flight = self._coalescer.find(member.key, is_refresh=is_refresh)
+        if flight is None and member.former_key is not None:
+            flight = self._coalescer.find(member.former_key, is_refresh=is_refresh)
+        return flight
+
+    def _lead(self, create: Create, prepared: Prepared, shared_key: PredictionKey | None, now: float) -> Flight:
+        """Begin a flight; without a key nobody can join it."""
+        ended = self._budgets.begin(create.scope)
+        is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
+        flight = self._runs.plan_flight(shared_key, now, is_refresh=is_refresh)
+        flight.ending.add_done_callback(lambda _: ended())
+        self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
-        return flight, is_follower
+        return flight
+
+    def _refresh(self, create: Create, prepared: Prepared, key: PredictionKey) -> None:
+        """Make the result under ``key`` anew behind an answer, unless that is being done or would be a run too many. It
+        counts as wanted."""
+        assert isinstance(prepared.plan, Cached)
+        if prepared.plan.may_store and self._coalescer.find(key, is_refresh=True) is None:
+            plan = replace(prepared.plan, may_look_up=False)
+            with suppress(TooManyRuns):
+                unheld = replace(create, wants_s=0.0)
+                flight = self._lead(unheld, replace(prepared, plan=plan, key=key), key, self._now())
+                flight.tally = Tally("refresh")
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
@@ -273,6 +375,7 @@ class Predictor:
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:
         """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
+        self._books.left(entry)
         self._coalescer.leave(entry.flight)
         if entry.flight.sharers <= 0:
             self._ongoing.run_unwanted(entry.flight.record_id)

@@ -7,10 +7,12 @@ has not ended says ``starting``, because the clients take any other word for the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from proxy.core.controls import parse_controls
 from proxy.core.errors import InputInvalid, InvalidField, NotFound
 from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
@@ -66,6 +68,7 @@ class Predictions:
             exchange.note.outcome = "bypass"
             ended = services.budgets.begin(scope)  # it makes a run as well
             try:
+                services.books.relayed(upstream.name, target, scope)
                 await self._passthrough.relay(exchange, upstream, body, detail="extras")
             finally:
                 ended()
@@ -83,8 +86,8 @@ class Predictions:
                 given=parsed.input,
                 credential=credential,
                 scope=scope,
-                cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
+                controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
                 webhook=parsed.webhook,
                 deadline_s=deadline_s,
             )
@@ -124,7 +127,8 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", url),
-            (b"cache-status", _HIT_STATUS),
+            (b"age", b"%d" % hit.age_s),
+            (b"cache-status", _hit_status(hit)),
             (b"server-timing", b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)),
         ]
         if hit.template.links:
@@ -192,6 +196,23 @@ def _comes_in_pieces(output: JsonValue) -> bool:
     return isinstance(output, list)
 
 
+def _hit_status(hit: Hit) -> bytes:
+    """``Cache-Status`` of a hit. Source: RFC 9211 sections 2.1, 2.4 and 2.8."""
+    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf:
+        return _HIT_STATUS
+    status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
+    if hit.member is not None:
+        status += f'; detail="{_place(hit.member)}"'.encode()
+    elif hit.grade != "fresh":
+        status += b"; detail=" + (b"revalidating" if hit.grade == "revalidate" else b"stale-if-error")
+    return status
+
+
+def _place(member: tuple[int, int]) -> str:
+    number, size = member
+    return f"pool {number + 1}/{size}"
+
+
 def _outcome_word(entry: Running, landed: Landed | None) -> str:
     if entry.flight.key is None:
         return "bypass"
@@ -213,8 +234,11 @@ def _cache_status(entry: Running, landed: Landed | None) -> str:
         parts.append("stored")
     if entry.is_follower:
         parts.append("collapsed")
-    if landed is not None:
-        parts.append("detail=cold" if landed.outcome.boot_s > 0 else "detail=warm")
+    words = [] if landed is None else ["cold" if landed.outcome.boot_s > 0 else "warm"]
+    if entry.member is not None:
+        parts.append('detail="' + " ".join([*words, _place(entry.member)]) + '"')
+    elif words:
+        parts.append(f"detail={words[0]}")
     return "; ".join(parts)
 
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from PIL import Image
 
 from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.cache_control import parse_cache_control
+from proxy.core.controls import Controls
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
+from proxy.core.policy import Policy, PolicyBook
+from proxy.core.prices import UNPRICED, Price
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.core.webhooks import WebhookRequest, derive_secret
+from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
@@ -24,9 +30,11 @@ from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running
@@ -74,6 +82,7 @@ class Engine:
         output_urls: Literal["auto", "url", "data"] = "auto",
         own_tokens: tuple[str, ...] = (),
         cache_enabled: bool = True,
+        policies: Sequence[Policy] = (),
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
         heartbeat_s: float = 15.0,
@@ -81,12 +90,14 @@ class Engine:
         max_waiters_per_run: int = 1000,
         max_runs: int = 0,
         runs_per_minute: int = 0,
+        price: Price = UNPRICED,
     ) -> None:
         self._options: dict[str, Any] = {
             "base_url": base_url,
             "output_urls": output_urls,
             "own_tokens": own_tokens,
             "cache_enabled": cache_enabled,
+            "policies": policies,
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
             "heartbeat_s": heartbeat_s,
@@ -94,6 +105,7 @@ class Engine:
             "max_waiters_per_run": max_waiters_per_run,
             "max_runs": max_runs,
             "runs_per_minute": runs_per_minute,
+            "price": price,
         }
         self.clock = clock or ManualClock()
         # No memory in front of the stores: what a test does to them is seen at once.
@@ -110,6 +122,7 @@ class Engine:
         self.waiting = WaitingRoom(max_waiters=max_waiters, max_each=max_waiters_per_run)
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
+        self.books = Books(rows, lambda upstream, model: price, self.clock)
         self.history = History(self.storage.ledger, self.clock)
         self.ongoing = Ongoing(rows, Sealer(self.secrets))
         self.remains = Remains(rows, Sealer(self.secrets), self.storage.blobs)
@@ -184,10 +197,12 @@ class Engine:
             remains=self.remains,
             streams=self.streams,
             observe_run=lambda name, outcome: self.runs.append(outcome),
-            keeps_text="deterministic",
+            books=self.books,
             now=self.clock,
         )
-        self.preparation = Preparation(self.file_inputs, cache_enabled=cache_enabled)
+        self.desk = PolicyDesk(PolicyBook(policies), is_enabled=cache_enabled)
+        self.preparation = Preparation(self.file_inputs, self.desk)
+        self.lookup = Lookup(self.flights, self.gatekeeper, self.renderer, self.clock)
         self.views = Views(
             results=self.storage.results,
             renderer=self.renderer,
@@ -201,12 +216,12 @@ class Engine:
         )
         self.predictor = Predictor(
             preparation=self.preparation,
+            lookup=self.lookup,
             views=self.views,
             runs=self.flights,
             coalescer=self.coalescer,
             budgets=self.budgets,
             waiting=self.waiting,
-            renderer=self.renderer,
             gatekeeper=self.gatekeeper,
             mint=mint,
             recent=self.recent,
@@ -214,6 +229,7 @@ class Engine:
             history=self.history,
             ongoing=self.ongoing,
             notices=self.notices,
+            books=self.books,
             now=self.clock,
         )
         self.resumption = Resumption(
@@ -222,6 +238,7 @@ class Engine:
             self.coalescer,
             self.predictor,
             self.journal,
+            self.desk,
             {self.upstream.name: self.upstream},
             lambda name, how: self.left_behind.append((name, how)),
             self.clock,
@@ -256,6 +273,7 @@ class Engine:
         *,
         token: str | None = TOKEN,
         cache_control: str | None = None,
+        controls: Controls | None = None,
         upstream: Upstream | None = None,
         wants_s: float = 0.0,
         target: ModelTarget | None = None,
@@ -271,8 +289,8 @@ class Engine:
             given={"prompt": "a red fox"} if given is None else given,
             credential=credential,
             scope=self.gatekeeper.scope_of(asked, credential),
-            cache_control=cache_control,
             wants_s=wants_s,
+            controls=controls or Controls(parse_cache_control(cache_control)),
             deadline_s=deadline_s,
             webhook=webhook,
         )

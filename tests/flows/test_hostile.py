@@ -119,7 +119,7 @@ def test_header_that_is_not_in_the_key_changes_no_answer(pair: Pair, name: str) 
     poisoned = pair.create(f"poisoned by {name}", **{name: UNKEYED[name]})
     assert poisoned.json()["status"] == "succeeded"
     clean = pair.create(f"poisoned by {name}")
-    assert clean.headers["cache-status"] == "Hotplate; hit"
+    assert clean.headers["cache-status"].startswith("Hotplate; hit")
     for answer in (poisoned, clean):
         assert EVIL not in answer.text.replace(f"poisoned by {name}", "")
         assert EVIL not in str(answer.headers)
@@ -132,7 +132,7 @@ def test_query_string_of_a_create_is_neither_keyed_nor_passed_on(pair: Pair) -> 
     first = pair.ask("POST", f"{CREATE}?callback={EVIL}&_method=DELETE", json=document, headers={"Prefer": "wait"})
     second = pair.create("queried")
     assert first.json()["status"] == "succeeded"
-    assert second.headers["cache-status"] == "Hotplate; hit"
+    assert second.headers["cache-status"].startswith("Hotplate; hit")
     assert EVIL not in first.text + second.text
     assert pair.api.counters()["creates"] == 1
 
@@ -231,7 +231,7 @@ def test_caller_beyond_its_bounds_is_told_so_in_the_api_s_words_and_hits_go_on(t
         assert answer.json()["title"]
         assert "3 of your predictions" in answer.json()["detail"]
     assert shared.status_code == 202
-    assert hit.headers["cache-status"] == "Hotplate; hit"
+    assert hit.headers["cache-status"].startswith("Hotplate; hit")
     assert [one["status"] for one in ended] == ["succeeded"] * 3
     made = [tight.create(f"by the minute {number}") for number in range(6)]
     throttled = [answer for answer in made if answer.status_code == 429]

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from proxy.core.errors import HotplateError, TooManyRuns, UpstreamRefused, UpstreamUnavailable
+from proxy.core.policy import Policy
 from proxy.engine import budgets as budgets_module
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Flight
@@ -64,6 +65,19 @@ async def test_hits_and_shared_runs_are_not_bounded() -> None:
     for entry in entries:
         assert isinstance(entry, Running)
         await entry.flight.finished(5)
+    assert len(engine.upstream.jobs) == 2
+
+
+async def test_stale_result_is_served_although_its_refresh_would_be_a_run_too_many() -> None:
+    engine = Engine(runs_per_minute=1, policies=(Policy(ttl_s=10.0, stale_while_revalidate_s=100.0),))
+    await engine.run()
+    engine.clock.advance(20.0)
+    assert isinstance(await engine.create(), Hit)
+    await settle()
+    assert len(engine.upstream.jobs) == 1
+    engine.clock.advance(40.0)
+    assert isinstance(await engine.create(), Hit)
+    await settle()
     assert len(engine.upstream.jobs) == 2
 
 
