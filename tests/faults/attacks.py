@@ -235,7 +235,22 @@ _MUTATIONS: Sequence[Callable[[str, random.Random], str]] = (
     lambda path, chance: path.upper(),
     lambda path, chance: path + chance.choice(["\u00e9", "%c3%a9", "%ed%a0%80", "%ff%fe", "\u202e", "%u0041"]),
     lambda path, chance: (
-        chance.choice(["//evil.test", "http://evil.test", "/v1/v1/v1", "///", "/_hotplate", "/%76%31"]) + path
+        chance.choice(
+            [
+                "//evil.test",
+                "http://evil.test",
+                "/v1/v1/v1",
+                "///",
+                "/_hotplate",
+                "/%76%31",
+                "/@nobody",
+                "/@",
+                "/@..",
+                "/@a%2fb",
+                "/@" + "p" * 9000,
+            ]
+        )
+        + path
     ),
     lambda path, chance: path,
 )
