@@ -195,8 +195,8 @@ class LimitSettings(_Section):
     max_waiters: int = Field(
         default=10_000,
         ge=1,
-        description="Most requests that may wait for runs at once. One more is not refused but answered at once, as if "
-        "its time had run out.",
+        description="Most requests that may wait for runs at once. One more is answered `starting` without waiting; "
+        "no reader of a stream more is taken (503).",
     )
     max_waiters_per_run: int = Field(
         default=2_000, ge=1, description="The same for the requests that wait for one and the same run."
@@ -325,6 +325,12 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     kind: Literal["replicate"]
     base_url: HttpUrl = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
     deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
+    webhooks: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the API is asked to tell by webhooks how runs go, so that Hotplate need not keep asking: "
+        "`auto` = where `public.base_url` is https at an address that can be public; `on` = always, under whatever "
+        "address this proxy has; `off` = never. Where they do not arrive, Hotplate asks as without.",
+    )
     output_hosts: tuple[str, ...] = Field(
         default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
     )
@@ -355,7 +361,9 @@ class CogUpstreamSettings(_UpstreamBase):
     urls: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
     slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="Most runs that may wait for a server; with them wait at most 512 MiB of input."
+    )
     live_progress: bool = _TELLS_PROGRESS
     progress_url: HttpUrl | None = Field(
         default=None,
@@ -383,7 +391,9 @@ class LocalUpstreamSettings(_UpstreamBase):
     )
     boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a copy.")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="Most runs that may wait for a copy; with them wait at most 512 MiB of input."
+    )
     live_progress: bool = _TELLS_PROGRESS
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     simulated_download_s: float = Field(
