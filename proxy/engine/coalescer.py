@@ -52,6 +52,7 @@ class Flight:
         self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.is_sent = False
         self.was_answered_early = False
         self._listeners: list[Callable[[Flight], None]] = []

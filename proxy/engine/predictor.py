@@ -15,7 +15,7 @@ from functools import partial
 
 import orjson
 
-from proxy.core.errors import HotplateError, NotCached, UpstreamRefused
+from proxy.core.errors import HotplateError, NotCached
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
@@ -131,8 +131,6 @@ class Predictor:
             else:
                 await flight.accepted()
         except HotplateError as error:
-            if isinstance(error, UpstreamRefused) and error.status in (401, 403):
-                self._gatekeeper.refuse(create.scope)
             hit = await self._stand_in(create, prepared, members, error)
             if hit is None:
                 raise
@@ -164,7 +162,7 @@ class Predictor:
         return entry
 
     async def _tell_of(self, hit: Hit, create: Create) -> None:
-        """Send a hit's webhook. Before the answer: once that is out, nobody would ask again for what was not written."""
+        """Send a hit's webhook. Before the answer: once that is out, nobody asks again for what was not written."""
         if create.webhook is not None:
             served = await self._views.find(hit.id, create.scope)
             if served is not None:
@@ -345,7 +343,8 @@ class Predictor:
         assert isinstance(prepared.plan, Cached)
         if prepared.plan.may_store and self._coalescer.find(key, is_refresh=True) is None:
             plan = replace(prepared.plan, may_look_up=False)
-            self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
+            flight = self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
+            flight.is_behind = True
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""

@@ -118,7 +118,8 @@ class Resumption:
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
         flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))
-        flight.sharers = max(len(sharers), 1)
+        flight.is_behind = run.is_behind
+        flight.sharers = max(len(sharers) + run.is_behind, 1)
         if run.is_unwanted:
             flight.listen(self._leave)
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)
