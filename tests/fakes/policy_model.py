@@ -1,9 +1,9 @@
 """What policies promise, in plain dictionaries: written from ``docs/policies.md`` and RFC 9111, and from no code.
 
 A *request* is a dict of ``token``, ``profile``, ``model``, ``input``, ``namespace``, ``key``, ``pool`` and ``cc`` (its
-``Cache-Control`` as a dict from directive to seconds, or to ``None`` for a bare word). A *policy* is a dict as it stands
-in ``hotplate.toml``. A *place* is what one result is stored under: what the answer depends on, and which answer of a
-pool it is. Every run gives another output, so what was served says which run made it.
+``Cache-Control`` as a dict from directive to seconds, or to ``None`` for a bare word). A *policy* is a dict as it
+stands in ``hotplate.toml``. A *place* is what one result is stored under: what the answer depends on, and which
+answer of a pool it is. Every run gives another output, so what was served says which run made it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Rules:
         book: the policies that hold now, in order.
         is_bypassed: the kill switch.
         refusal: the status with which the upstream refuses every create now.
-        stored: by place, the run that made what is stored there and when that ended.
+        stored: by place, the run that made what is stored there, when that ended, and the request that caused it.
         flights: by run, what is under way.
         asked: how many creates the upstream has been asked for.
     """
@@ -209,7 +209,7 @@ class Rules:
         is_kept = how == "files" or (how == "text" and self._keeps_text(plan))
         if place is None or not plan["stores"] or not is_kept:
             return False
-        self.stored[place] = {"run": run, "at": self.now}
+        self.stored[place] = {"run": run, "at": self.now, "request": plan["request"]}
         return True
 
     @staticmethod

@@ -1,7 +1,7 @@
 """The engine against a model of what policies promise: any order of requests, time, ends, faults and restarts.
 
-``tests/fakes/policy_model.py`` is the model. Each step is done to both; what a caller gets, what is run, and what is told
-of it must be what the model allows. No two outputs are alike, so that every answer says which run it comes from.
+``tests/fakes/policy_model.py`` is the model. Each step is done to both; what a caller gets, what is run, and what is
+told of it must be what the model allows. No two outputs are alike, so that every answer says which run it comes from.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ REQUESTS = st.fixed_dictionaries(
     }
 )
 STEPS_S = [0.0, 0.5, 20.0, 30.0, 40.0, 50.0, 50.5, 60.0, 75.0, 100.0, 200.0]
-ENDINGS: list[Ending] = ["files", "files", "files", "files", "text", "nothing", "lost file", "failed"]
+ENDINGS: list[Ending] = ["files"] * 8 + ["text", "text", "nothing", "lost file", "failed"]
 
 
 def refused(status: int) -> UpstreamRefused:
@@ -468,22 +468,25 @@ class PolicyMachine(RuleBasedStateMachine):
         self.switch(is_bypassed)
         self.refuse(status)
 
-    @precondition(lambda self: self.asked_before)
+    @precondition(lambda self: self.rules.stored)
     @rule(
         which=st.integers(0, 3),
+        edge=st.sampled_from(["ttl_s", "stale_while_revalidate_s", "stale_if_error_s"]),
+        beside_s=st.sampled_from([-0.5, 0.0, 0.5]),
         wishes=WISHES,
-        seconds=st.sampled_from(STEPS_S),
-        status=st.sampled_from([None, 400, 402, 422, 429, 500, 502, 503, 504]),
+        status=st.sampled_from([None, None, 400, 402, 422, 429, 500, 502, 503, 504]),
     )
-    def ask_in_trouble(self, which: int, wishes: Doc, seconds: float, status: int | None) -> None:
-        """The upstream refuses this one request, or the switch is off for it."""
-        self.pass_time(seconds)
-        refusal, is_bypassed = self.rules.refusal, self.rules.is_bypassed
+    def ask_at_an_edge(self, which: int, edge: str, beside_s: float, wishes: Doc, status: int | None) -> None:
+        """Ask again for a stored result when a time of its policy is just over, or just not, perhaps while the upstream
+        refuses."""
+        stored = list(self.rules.stored.values())[-1 - which % len(self.rules.stored)]
+        policy = self.rules.policy(stored["request"]) or {}
+        age_s = policy.get("ttl_s", 0) + (policy.get(edge, 0) if edge != "ttl_s" else 0) + beside_s
+        self.pass_time(max(stored["at"] + age_s - self.rules.now, 0.0))
+        refusal = self.rules.refusal
         self.refuse(status)
-        self.switch(status is None)
-        self.ask({**self.asked_before[-1 - which % len(self.asked_before)], "cc": wishes})
+        self.ask({**stored["request"], "cc": wishes})
         self.refuse(refusal)
-        self.switch(is_bypassed)
 
     @precondition(lambda self: self.rules.flights)
     @rule(which=st.integers(0, 5), how=st.sampled_from([None, None, *ENDINGS]))
