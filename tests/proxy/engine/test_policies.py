@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from base64 import b64encode
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -22,6 +23,7 @@ from proxy.core.errors import (
     UpstreamUnavailable,
 )
 from proxy.core.policy import Bypass, Control, Policy, PolicyBook
+from proxy.core.schemas import parse_schema
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.upstreams.base import Job, ModelDescription, ModelTarget, Verdict
@@ -33,6 +35,16 @@ pytestmark = pytest.mark.anyio
 
 FOX = {"prompt": "a red fox"}
 SEEDED = {"prompt": "a red fox", "seed": 7}
+OPENAPI = {
+    "components": {
+        "schemas": {
+            "Input": {
+                "type": "object",
+                "properties": {"prompt": {"type": "string"}, "steps": {"type": "integer", "default": 4}},
+            }
+        }
+    }
+}
 WINDOWS = Policy(ttl_s=100, stale_while_revalidate_s=50, stale_if_error_s=200)
 
 
@@ -592,6 +604,22 @@ async def test_three_equal_requests_at_once_get_three_pictures(how: dict[str, An
     await settled(engine)
     assert len(engine.upstream.jobs) == 3
     assert len({await served(engine, **how) for _ in range(60)}) == 3
+
+
+async def test_schema_that_is_learned_while_a_pool_fills_costs_no_run() -> None:
+    """Clients ask for a version's schema after the first run; the pool was then collected once more."""
+    engine = engine_with(Policy(pool=3))
+    kept = {await made(engine) for _ in range(2)}
+    engine.upstream.gate = asyncio.Event()
+    await engine.create(FOX)
+    engine.upstream.description = replace(engine.upstream.description, schema=parse_schema(OPENAPI))
+    for _ in range(20):
+        answer = await engine.create(FOX)
+        assert picture(answer) in kept if isinstance(answer, Hit) else answer.is_follower
+    engine.upstream.gate.set()
+    await settled(engine)
+    assert len({await served(engine) for _ in range(60)}) == 3
+    assert len(engine.upstream.jobs) == 3
 
 
 async def test_pool_is_filled_after_a_restart_by_the_runs_that_were_on_their_way() -> None:
