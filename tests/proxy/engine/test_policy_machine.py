@@ -85,7 +85,9 @@ ALL_WISHES: list[Doc] = [
 ]
 """Every combination of the directives of a request."""
 
-WISHES = st.sampled_from([{}] * 1500 + [one for one in ALL_WISHES if len(one) == 1] * 40 + ALL_WISHES)
+_SINGLE = [one for one in ALL_WISHES if len(one) == 1]
+WISHES = st.sampled_from([{}] * 1500 + _SINGLE * 40 + ALL_WISHES)
+EDGE_WISHES = st.sampled_from([{}] * 600 + _SINGLE * 120 + ALL_WISHES)
 INPUTS: list[Doc] = [
     {"prompt": prompt, **more}
     for prompt in ("a fox", "a hare")
@@ -114,6 +116,13 @@ REQUESTS = st.fixed_dictionaries(
     }
 )
 STEPS_S = [0.0, 0.5, 20.0, 30.0, 40.0, 50.0, 50.5, 60.0, 75.0, 100.0, 200.0]
+
+
+def edges(ttl_s: float) -> list[tuple[str, int, float]]:
+    """By directive, the age at which it begins to exclude a result: sign of its seconds, and what they count from."""
+    return [("max-stale", 1, ttl_s), ("min-fresh", -1, ttl_s), ("max-age", 1, 0)]
+
+
 ENDINGS: list[Ending] = ["files"] * 8 + ["text", "text", "nothing", "lost file", "failed"]
 
 
@@ -471,17 +480,21 @@ class PolicyMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rules.stored)
     @rule(
         which=st.integers(0, 3),
-        edge=st.sampled_from(["ttl_s", "stale_while_revalidate_s", "stale_if_error_s"]),
+        edge=st.sampled_from(["ttl_s", "stale_while_revalidate_s", "stale_if_error_s", *["wish"] * 3]),
         beside_s=st.sampled_from([-0.5, 0.0, 0.5]),
-        wishes=WISHES,
+        wishes=EDGE_WISHES,
         status=st.sampled_from([None, None, 400, 402, 422, 429, 500, 502, 503, 504]),
     )
     def ask_at_an_edge(self, which: int, edge: str, beside_s: float, wishes: Doc, status: int | None) -> None:
-        """Ask again for a stored result when a time of its policy is just over, or just not, perhaps while the upstream
-        refuses."""
+        """Ask again for a stored result when a time of its policy or of the request is just over, or just not, perhaps
+        while the upstream refuses."""
         stored = list(self.rules.stored.values())[-1 - which % len(self.rules.stored)]
         policy = self.rules.policy(stored["request"]) or {}
-        age_s = policy.get("ttl_s", 0) + (policy.get(edge, 0) if edge != "ttl_s" else 0) + beside_s
+        ttl_s = policy.get("ttl_s", 0)
+        ages_s = [ttl_s + (policy.get(edge, 0) if edge != "ttl_s" else 0)]
+        if edge == "wish":
+            ages_s += [sign * (wishes.get(word) or 0) + base_s for word, sign, base_s in edges(ttl_s) if word in wishes]
+        age_s = ages_s[-1] + beside_s
         self.pass_time(max(stored["at"] + age_s - self.rules.now, 0.0))
         refusal = self.rules.refusal
         self.refuse(status)
