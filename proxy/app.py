@@ -82,6 +82,7 @@ async def build_application(
         services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
         if settings.webhooks.enabled:
             await services.courier.resume()
+        await services.books.open()
         await services.resumption.resume()
     except BaseException:
         for upstream in upstreams:
@@ -101,6 +102,7 @@ async def build_application(
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
+        await services.books.aclose()
         await storage.aclose()
 
     return Application(
@@ -188,6 +190,7 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
         Route("/readyz", Endpoint({"GET": operations.readyz})),
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
+        Route("/_hotplate/stats", Endpoint({"GET": operations.guarded(operations.stats)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]

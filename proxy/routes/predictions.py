@@ -67,6 +67,7 @@ class Predictions:
         exchange.note.upstream = upstream.name
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
+            services.books.relayed(upstream.name, target, scope)
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
         if parsed.webhook is not None:
