@@ -65,6 +65,7 @@ class Flight:
         self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.tally = Tally()
         self.is_sent = False
         self._watched_until = 0.0
