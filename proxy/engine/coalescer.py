@@ -67,6 +67,7 @@ class Flight:
         self.sharers = 0
         self.waiters = 0
         """Requests that wait for it now; see ``budgets.WaitingRoom``."""
+        self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.tally = Tally()
         self.is_sent = False
         self._watched_until = 0.0

@@ -17,7 +17,7 @@ from functools import partial
 
 import orjson
 
-from proxy.core.errors import HotplateError, NotCached, TooManyRuns, UpstreamRefused
+from proxy.core.errors import HotplateError, NotCached, TooManyRuns
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
@@ -130,6 +130,9 @@ class Predictor:
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):
+            # A request that wants no run causes none behind its answer either. Source: RFC 9111 section 5.2.1.7.
+            if answer.grade == "revalidate" and not prepared.controls.directives.only_if_cached:
+                self._refresh(create, prepared, members[answer.member[0] if answer.member is not None else 0].key)
             await self._tell_of(answer, create)
             return answer
         if prepared.controls.directives.only_if_cached:
@@ -149,10 +152,7 @@ class Predictor:
                 else:
                     await flight.accepted()
         except HotplateError as error:
-            if isinstance(error, UpstreamRefused) and error.status in (401, 403):
-                self._gatekeeper.refuse(create.scope)
-            stale = member.found if member is not None and is_passing(error.status) else None
-            hit = await self._serve(create, stale, "if-error") if stale is not None else None
+            hit = await self._stand_in(create, prepared, members, error)
             if hit is None:
                 self._books.refused(create.upstream.name, prepared.described, create.scope)
                 raise
@@ -176,7 +176,7 @@ class Predictor:
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
             caller=hash(create.credential),
-            member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
+            member=_of_pool(answer.member, members) if answer is not None else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -259,6 +259,20 @@ class Predictor:
             entry.is_aborted = progress is None or progress.status == "starting"
             self._cancel(entry)
 
+    async def _stand_in(
+        self, create: Create, prepared: Prepared, members: list[Member], error: HotplateError
+    ) -> Hit | None:
+        """What is served in place of a run that could not be made: any answer of a pool that the policy allows."""
+        if not is_passing(error.status) or not prepared.policy.stale_if_error_s:
+            return None
+        stored = [(number, member.found) for number, member in enumerate(members) if member.found is not None]
+        while stored:
+            number, found = stored.pop(self._pick(len(stored)))
+            hit = await self._serve(create, found, "if-error", _of_pool(number, members))
+            if hit is not None:
+                return hit
+        return None
+
     async def find_hit(self, create: Create) -> Hit | None:
         """The answer from the store, where there is one; makes and joins no run.
 
@@ -280,11 +294,8 @@ class Predictor:
             found = members[choice.member].found
             if not isinstance(choice, Serve) or found is None:
                 return choice if not isinstance(choice, Serve) else Lead(choice.member)
-            of_pool = (choice.member, len(members)) if len(members) > 1 else None
-            hit = await self._serve(create, found, found.grade, of_pool)
+            hit = await self._serve(create, found, found.grade, _of_pool(choice.member, members))
             if hit is not None:
-                if found.grade == "revalidate":
-                    self._refresh(create, prepared, members[choice.member].key)
                 return hit
             members[choice.member] = replace(members[choice.member], found=None)
         return None
@@ -365,6 +376,7 @@ class Predictor:
             with suppress(TooManyRuns):
                 unheld = replace(create, wants_s=0.0)
                 flight = self._lead(unheld, replace(prepared, plan=plan, key=key), key, self._now())
+                flight.is_behind = True
                 flight.tally = Tally("refresh")
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
@@ -393,6 +405,11 @@ class Predictor:
 async def _written(row: asyncio.Task[bool], timeout_s: float | None) -> None:
     """Wait until a row is written, or cannot be; that goes on when whoever waits is cancelled."""
     await asyncio.wait({row}, timeout=timeout_s)
+
+
+def _of_pool(number: int, members: list[Member]) -> tuple[int, int] | None:
+    """Which answer of how many; ``None`` where there is but one."""
+    return (number, len(members)) if len(members) > 1 else None
 
 
 def _noted(entry: Running) -> OngoingPrediction:
