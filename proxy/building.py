@@ -14,6 +14,7 @@ from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.channel import CoreChannel
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
@@ -105,6 +106,11 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    limits = settings.limits
+    budgets = RunBudgets(
+        max_runs=limits.max_runs_per_caller, per_minute=limits.new_runs_per_minute_per_caller, now=time.monotonic
+    )
+    waiting = WaitingRoom(max_waiters=limits.max_waiters, max_each=limits.max_waiters_per_run)
     policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
     books = (
@@ -184,7 +190,7 @@ def build_services(
         blobs=storage.blobs,
         ingestor=ingestor,
         renderer=renderer,
-        max_listeners=settings.limits.max_waiters,
+        max_listeners=limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
@@ -219,6 +225,8 @@ def build_services(
         views=views,
         runs=runs,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
@@ -253,6 +261,8 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         books=books,
         journal=journal,
         history=history,

@@ -21,7 +21,7 @@ from proxy.logs import RequestLog
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import Guard
 from proxy.routes.edge import EdgeCreates, EdgeOutputs
-from proxy.routes.exchange import Endpoint
+from proxy.routes.exchange import Endpoint, Room
 from proxy.routes.passage import TARGET, Passage
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
@@ -114,7 +114,7 @@ def edge_app(services: Services, channel: EdgeChannel, core_path: str, log: Requ
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
     guarded = Guard(router, only_names=own_names(services), has_profile=services.policies.has_profile)
-    return _aimed(AccessLog(guarded, services.metrics, log))
+    return _aimed(AccessLog(guarded, services.metrics, log, Room(settings.limits.max_arriving_bytes)))
 
 
 def _aimed(app: ASGIApp) -> ASGIApp:

@@ -9,6 +9,7 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.channel import CoreChannel
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
@@ -61,6 +62,8 @@ class Services:
     storage: Storage
     spool: Spool
     coalescer: Coalescer
+    budgets: RunBudgets
+    waiting: WaitingRoom
     books: Books
     journal: Journal
     history: History

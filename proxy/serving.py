@@ -28,7 +28,8 @@ from proxy.app import Application, build_application
 from proxy.data_dir import make_data_dir
 from proxy.logs import RequestLog
 from proxy.protocol import BoundedHttpProtocol
-from proxy.settings import Settings, SettingsError
+from proxy.settings import LimitSettings, Settings, SettingsError
+from proxy.system import affordable_connections
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time of usual proxies and CDNs, so that they, not we, close idle connections."""
@@ -188,6 +189,7 @@ class Listener:
 
     app: ASGIApp
     socket: socket.socket
+    limits: LimitSettings
     context: ssl.SSLContext | None = None
     drain_timeout_s: float = 0.0
     is_inner: bool = False
@@ -256,8 +258,8 @@ async def serve(
         with stopping.on_signals():
             await listen(
                 [
-                    Listener(application.public, public_socket, context, drain_timeout_s),
-                    Listener(application.admin, admin_socket),
+                    Listener(application.public, public_socket, settings.limits, context, drain_timeout_s),
+                    Listener(application.admin, admin_socket, settings.limits),
                 ],
                 [keep_certificate(settings, addresses.tls, context)],
                 stopping,
@@ -298,10 +300,16 @@ def log_serving(addresses: Addresses) -> None:
 
 
 def _server(listener: Listener) -> _Server:
+    limits = listener.limits
     config = uvicorn.Config(
         listener.app,
         loop="none",
-        http=BoundedHttpProtocol,
+        http=BoundedHttpProtocol.within(
+            max_connections=affordable_connections(limits.max_connections),
+            head_timeout_s=limits.head_timeout_s,
+            body_timeout_s=limits.body_timeout_s,
+            send_timeout_s=limits.send_timeout_s,
+        ),
         ws="none",
         lifespan="off",
         log_config=None,

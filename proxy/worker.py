@@ -57,8 +57,8 @@ async def run_core(start: Start, settings: Settings, log: RequestLog) -> None:
         await application.services.channel.serve(sockets["channel"])
         await listen(
             [
-                Listener(application.public, sockets["core"], None, drain_timeout_s, is_inner=True),
-                Listener(application.admin, sockets["admin"]),
+                Listener(application.public, sockets["core"], settings.limits, None, drain_timeout_s, is_inner=True),
+                Listener(application.admin, sockets["admin"], settings.limits),
             ],
             [],
             stopping,
@@ -87,7 +87,8 @@ async def run_edge(start: Start, settings: Settings, log: RequestLog) -> None:
         channel_path=start.channel_path,
         lane=start.lane,
     )
-    public = Listener(edge.public, _sockets(start)["public"], context, settings.limits.drain_timeout_s)
+    limits = settings.limits
+    public = Listener(edge.public, _sockets(start)["public"], limits, context, limits.drain_timeout_s)
     try:
         await listen(
             [public],

@@ -173,7 +173,7 @@ def main() -> None:
         console.print("bench: wrk is not installed (Debian: apt-get install wrk)")
         sys.exit(2)
     rows: list[Row] = []
-    failures: list[str] = []
+    found: InFlight | None = None
     if arguments.workers > 1:
         rows += compare_workers(arguments.workers, arguments.rounds, console)
     elif arguments.only != "in-flight":
@@ -182,20 +182,19 @@ def main() -> None:
         with console.status(f"{IN_FLIGHT_RUNS} runs in flight"):
             found = run_in_flight(IN_FLIGHT_RUNS, IN_FLIGHT_S)
         rows += rows_in_flight(found)
-        failures = found.failures
     table = Table(title=f"Ratios of throughput, {arguments.rounds} interleaved rounds, 1 hot key in memory")
     for column in ("what", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
         table.add_row(row.name, f"{row.median:.2f}", f"{min(row.ratios):.2f}", f"{max(row.ratios):.2f}")
     console.print(table)
-    if arguments.only != "hits":
+    if found is not None:
         console.print(
             f"In flight: {len(found.failures)} of {found.runs} runs failed; {found.looks} looks at the API. "
             f"The p99 must stay below {IN_FLIGHT_MUST:g} times the idle one, the goal is {IN_FLIGHT_GOAL:g}."
         )
-    for failure in failures[:5]:
-        console.print(f"  {failure}", markup=False)
+        for failure in found.failures[:5]:
+            console.print(f"  {failure}", markup=False)
     if arguments.write:
         document: dict[str, Any] = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -206,7 +205,7 @@ def main() -> None:
         }
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    if failures:
+    if found is not None and found.failures:
         sys.exit(1)
 
 
