@@ -13,7 +13,7 @@ rules of ``Egress``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -121,7 +121,14 @@ class FileInputs:
     # -- before the key ----------------------------------------------------------------------------------
 
     async def identify(
-        self, caller: Caller, given: JsonObject, key_input: JsonObject, schema: InputSchema | None, *, wants_key: bool
+        self,
+        caller: Caller,
+        given: JsonObject,
+        key_input: JsonObject,
+        schema: InputSchema | None,
+        *,
+        wants_key: bool,
+        left_out: Collection[str] = (),
     ) -> Identified:
         """Which bytes the files of ``given`` are.
 
@@ -130,6 +137,7 @@ class FileInputs:
             key_input: the normalised input; where a file stands in ``given`` it holds the same string.
             schema: of the version that will run, where it is known.
             wants_key: otherwise nothing is hashed or fetched.
+            left_out: fields that do not enter the key, so that it does not matter what a URL in them names.
 
         Raises:
             UpstreamRefused: the upstream refuses the credential; asked before anything is fetched for it.
@@ -144,8 +152,12 @@ class FileInputs:
         keyed = [source for source in sources if source.digest is not None]
         keyed += [source for file in found if file.kind == "data" and (source := await _decoded(file))]
         bypass: Reason | None = None
+        if left_out:
+            given = {name: value for name, value in given.items() if name not in left_out}
+            found = [file for file in found if file.path[0] in given]
         remote = await self._hashable(caller, given, found, schema)
-        holes = [(file.path, None) for file in (*(source.file for source in keyed), *remote)]
+        files = (*(source.file for source in keyed), *remote)
+        holes = [(file.path, None) for file in files if file.path[0] in given]
         if holds_url(substitute(given, holes), self._by_url):
             bypass, remote = "url-input", []
         fetched = await self._fetched(caller, remote)
