@@ -11,9 +11,9 @@ that only reads is sent again; any other may have been carried out and is answer
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 
 import httptools
 
@@ -80,9 +80,9 @@ class Passage:
         may_repeat = exchange.method in _REPEATABLE and (has_no_body or body is not None)
         deadline = time.monotonic() + self._wait_s
         while True:
-            reader, writer = await self._connect(deadline)
+            core = await self._connect(deadline)
             try:
-                await self._through(exchange, reader, writer, head, body, is_chunked)
+                await _through(exchange, core, head, body, is_chunked)
                 return
             except _Lost:
                 if exchange.has_started or not may_repeat or time.monotonic() >= deadline:
@@ -91,9 +91,9 @@ class Passage:
                     ) from None
                 await asyncio.sleep(RETRY_S)
             finally:
-                writer.transport.abort()
+                core.close()
 
-    async def _connect(self, deadline: float) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, deadline: float) -> socket.socket:
         """A connection to a core that is there; waits for one."""
         if self._waiting >= self._max_waiters:
             raise Overloaded("too many requests wait", retry_after_s=1.0)
@@ -101,60 +101,63 @@ class Passage:
         try:
             while True:
                 if await self._wait_until_up(max(deadline - time.monotonic(), 0.0)):
-                    with suppress(OSError):  # also while its queue of connections is full
-                        return await asyncio.open_unix_connection(self._path, limit=READ_BYTES)
+                    core = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                    core.setblocking(False)
+                    try:
+                        core.connect(self._path)  # at once, or never: also while its queue of connections is full
+                        return core
+                    except OSError:
+                        core.close()
                 if time.monotonic() >= deadline:
                     raise Overloaded("the proxy is starting anew", retry_after_s=1.0)
                 await asyncio.sleep(RETRY_S)
         finally:
             self._waiting -= 1
 
-    async def _through(
-        self,
-        exchange: Exchange,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-        head: bytes,
-        body: bytes | None,
-        is_chunked: bool,
-    ) -> None:
-        """Send and answer at once: the core may answer before it has read a body, and the client may leave."""
-        sending = asyncio.create_task(_send(exchange, writer, head, body, is_chunked))
-        answering = asyncio.create_task(_answer(exchange, reader))
-        try:
-            await asyncio.wait({sending, answering}, return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done() and isinstance(sending.exception(), ClientGone):
-                raise ClientGone
-            await answering
-        finally:
-            for task in (sending, answering):
-                task.cancel()
-            await asyncio.wait({sending, answering})
-            for task in (sending, answering):
-                if not task.cancelled():
-                    task.exception()  # seen: whatever counts was raised above
+
+async def _through(exchange: Exchange, core: socket.socket, head: bytes, body: bytes | None, is_chunked: bool) -> None:
+    """Send and answer at once: the core may answer before it has read a body, and the client may leave.
+
+    The socket is used bare: a transport that fails to write throws away what has come to be read, and that is the very
+    answer of a core that does not want the body.
+
+    Raises:
+        ClientGone: the client left.
+        _Lost: the core did.
+    """
+    sending = asyncio.create_task(_send(exchange, core, head, body, is_chunked))
+    answering = asyncio.create_task(_answer(exchange, core))
+    try:
+        await asyncio.wait({sending, answering}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done() and isinstance(sending.exception(), ClientGone):
+            raise ClientGone
+        await answering
+    finally:
+        for task in (sending, answering):
+            task.cancel()
+        await asyncio.wait({sending, answering})
+        for task in (sending, answering):
+            if not task.cancelled():
+                task.exception()  # seen: whatever counts was raised above
 
 
-async def _send(
-    exchange: Exchange, writer: asyncio.StreamWriter, head: bytes, body: bytes | None, is_chunked: bool
-) -> None:
+async def _send(exchange: Exchange, core: socket.socket, head: bytes, body: bytes | None, is_chunked: bool) -> None:
     """Send a request, then watch for the client's leaving; ends in ``ClientGone`` or with the connection."""
+    loop = asyncio.get_running_loop()
     if body is not None:
-        writer.write(head + (_chunks(body) if is_chunked else body))
+        await loop.sock_sendall(core, head + (_chunks(body) if is_chunked else body))
     else:
-        writer.write(head)
+        await loop.sock_sendall(core, head)
         async for part in exchange.chunks():
-            writer.write(_chunk(part) if is_chunked else part)
-            await writer.drain()
+            await loop.sock_sendall(core, _chunk(part) if is_chunked else part)
         if is_chunked:
-            writer.write(_chunk(b""))
-    await writer.drain()
+            await loop.sock_sendall(core, _chunk(b""))
     while (await exchange.receive())["type"] != "http.disconnect":
         pass
     raise ClientGone
 
 
-async def _answer(exchange: Exchange, reader: asyncio.StreamReader) -> None:
+async def _answer(exchange: Exchange, core: socket.socket) -> None:
     """Send the core's answer to the client as it comes.
 
     Raises:
@@ -162,9 +165,10 @@ async def _answer(exchange: Exchange, reader: asyncio.StreamReader) -> None:
     """
     answer = _Answer(is_bodiless=exchange.method == "HEAD")
     parser = httptools.HttpResponseParser(answer)
+    loop = asyncio.get_running_loop()
     while not answer.is_complete:
         try:
-            data = await reader.read(READ_BYTES)
+            data = await loop.sock_recv(core, READ_BYTES)
         except OSError:
             data = b""
         if not data:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -224,6 +225,31 @@ async def test_answer_before_the_body_was_read_is_passed_on(core: Core) -> None:
     async with asyncio.timeout(5):
         await passage(core).handle(client.exchange)
     assert client.status == 413
+
+
+async def test_answer_of_a_core_that_has_closed_already_is_not_lost_with_the_body(core: Core) -> None:
+    """A transport that failed to write the body threw away the refusal that had come."""
+    closed = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 415 Unsupported\r\ncontent-length: 2\r\n\r\nno")
+        await writer.drain()
+        writer.close()
+        closed.set()
+
+    core.script = refuse
+    client = Client("POST", b"/v1/predictions", [(b"content-length", b"6")], b"abc", b"def")
+    receive = client.exchange._receive
+
+    async def late() -> Any:
+        await closed.wait()
+        time.sleep(0.01)  # noqa: ASYNC251 - the answer is there, and nobody has read it yet
+        return await receive()
+
+    client.exchange._receive = late
+    await passage(core).handle(client.exchange)
+    assert (client.status, client.answer) == (415, b"no")
 
 
 async def test_create_waits_for_the_core_and_is_sent_once(core: Core) -> None:
