@@ -8,6 +8,7 @@ must hear at once what has changed. Each edge keeps one connection to the core o
     core → edge    snapshot: the last value of every topic that lasts; then events, in the order in which they were said
     edge → core    what its answers left behind, in batches
     edge → core    questions, and the answers back
+    core → edge    ``settle``: tell what you have not told yet; ``settled`` comes back after it
 
 A payload is JSON and means what its topic says; ``topics`` holds those of the proxy itself. The snapshot is taken and
 the edge entered in one step of the event loop, so nothing falls between the two. An edge that does not read is cut off:
@@ -32,6 +33,9 @@ from storage.records import JsonValue
 MAX_FRAME_BYTES = 64 * 1024**2
 MAX_UNREAD_BYTES = 16 * 1024**2
 """What may wait for an edge that does not read."""
+
+SETTLE_S = 0.25
+"""Longest that somebody waits for what edges have not told yet; an edge that hangs is not to hold up lists."""
 
 _LENGTH_BYTES = 4
 
@@ -65,6 +69,8 @@ class CoreChannel:
         self._hearers: dict[str, Callable[[Any], None]] = {}
         self._answerers: dict[str, Callable[[Any], Awaitable[JsonValue]]] = {}
         self._serving: set[asyncio.Task[None]] = set()
+        self._settling: dict[int, tuple[set[asyncio.StreamWriter], asyncio.Future[None]]] = {}
+        self._settled = 0
         self._server: asyncio.Server | None = None
 
     @property
@@ -100,6 +106,31 @@ class CoreChannel:
         """Have questions of ``topic`` answered; one whose answerer raises stays without an answer."""
         self._answerers[topic] = answerer
 
+    async def settle(self) -> None:
+        """Wait until all that the edges' answers have left behind so far is here, for ``SETTLE_S`` at most.
+
+        For those who show it: whoever was answered by an edge finds that on a list at once.
+        """
+        if not self._edges:
+            return
+        self._settled += 1
+        number = self._settled
+        settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._settling[number] = (set(self._edges), settled)
+        frame = pack(["settle", number])
+        for writer in self._edges:
+            writer.write(frame)
+        try:
+            await asyncio.wait({settled}, timeout=SETTLE_S)
+        finally:
+            del self._settling[number]
+
+    def _has_settled(self, writer: asyncio.StreamWriter, number: int) -> None:
+        waiting, settled = self._settling.get(number, (set(), None))
+        waiting.discard(writer)
+        if settled is not None and not waiting and not settled.done():
+            settled.set_result(None)
+
     # -- connections -------------------------------------------------------------------------------------
 
     async def serve(self, listener: socket.socket) -> None:
@@ -127,12 +158,16 @@ class CoreChannel:
                 self._take(frame, writer)
         finally:
             self._edges.pop(writer, None)
+            for number in tuple(self._settling):
+                self._has_settled(writer, number)
             writer.transport.abort()
 
     def _take(self, frame: list[Any], writer: asyncio.StreamWriter) -> None:
         if frame[0] == "told":
             for topic, payload in frame[1]:
                 self._hear(topic, payload)
+        elif frame[0] == "settled":
+            self._has_settled(writer, frame[1])
         elif frame[0] == "ask":
             _, number, topic, payload = frame
             task = asyncio.create_task(self._answer(writer, number, topic, payload))

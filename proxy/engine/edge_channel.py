@@ -153,6 +153,9 @@ class EdgeChannel:
                     future.set_result(frame[2])
                 else:
                     future.set_exception(NoAnswer())
+        elif kind == "settle":
+            self._flush()
+            writer.write(pack(["settled", frame[1]]))
         elif kind == "snapshot":
             for starter in self._starters:
                 starter()

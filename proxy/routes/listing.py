@@ -30,6 +30,7 @@ class PredictionList:
         exchange.note.outcome = "own"
         exchange.note.upstream = relay.name if relay is not None else None
         cursor = read_request(exchange.query)
+        await services.channel.settle()
         page = await services.listing.page(Asker(credential, places, relay), cursor)
         await exchange.respond(200, [JSON_TYPE, PRIVATE], page)
 

@@ -66,6 +66,7 @@ class Operations:
 
     async def metrics(self, exchange: Exchange) -> None:
         """Prometheus text."""
+        await self._services.channel.settle()
         body = prometheus_client.generate_latest(self._services.metrics.registry)
         await exchange.respond(200, [(b"content-type", prometheus_client.CONTENT_TYPE_LATEST.encode()), PRIVATE], body)
 
@@ -124,6 +125,7 @@ class Operations:
         asked = {name: values[-1] for name, values in parse_qs(exchange.query).items()}
         days, selection = parse_selection(asked)
         services = self._services
+        await services.channel.settle()
         document = await services.books.report(days, selection)
         await exchange.respond_json(200, {"currency": services.settings.money.currency, **document})
 

@@ -162,6 +162,34 @@ async def test_what_is_told_last_arrives_although_the_edge_ends(line: Line) -> N
     await until(lambda: len(told) == 2)
 
 
+async def test_all_that_edges_have_to_tell_is_there_once_it_has_settled(line: Line) -> None:
+    told: list[Any] = []
+    line.core.hear("request", told.append)
+    await line.core.settle()
+    await line.up()
+    line.edge.tell("request", 1)
+    await until(lambda: told == [1])
+    line.edge.tell("request", 2)
+    await line.core.settle()
+    assert told == [1, 2], "without the pause between two batches"
+
+
+async def test_edge_that_hangs_or_leaves_holds_nobody_up(line: Line) -> None:
+    await line.core.serve(line.listener.dup())
+    _, writer = await asyncio.open_unix_connection(line.path)
+    writer.write(pack(["hello", 1]))
+    await until(lambda: line.core.pids == [1])
+    began_at = time.perf_counter()
+    await line.core.settle()
+    assert 0.2 < time.perf_counter() - began_at < 2.0
+    settling = asyncio.create_task(line.core.settle())
+    await asyncio.sleep(0.01)
+    began_at = time.perf_counter()
+    writer.close()
+    await settling
+    assert time.perf_counter() - began_at < 0.2
+
+
 async def test_bad_entry_does_not_cost_the_others(line: Line) -> None:
     told: list[Any] = []
 
