@@ -80,6 +80,7 @@ async def build_application(
         entries = [Entry(build_upstream(one, settings, storage, egress, desk), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
+        await services.gatekeeper.load()
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.resumption.resume()
@@ -98,6 +99,7 @@ async def build_application(
         for upstream in upstreams:
             await upstream.aclose()
         await services.webhook_secrets.aclose()
+        await services.gatekeeper.aclose()
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
@@ -167,7 +169,10 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
 
 def _own_names(services: Services) -> frozenset[str] | None:
     """Host names that may be asked where the listener is open to everybody on this machine."""
-    is_open = not services.settings.auth.tokens and any(not one.has_accounts for one in services.catalog.upstreams)
+    auth = services.settings.auth
+    is_open = auth.mode == "passthrough" and not auth.tokens
+    is_open = is_open and any(not one.has_accounts for one in services.catalog.upstreams)
+    is_open = is_open or (auth.mode == "open" and not auth.open_to_all)
     if not is_open:
         return None
     base = urlsplit(services.base_url).hostname

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.entitlement import Groups
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
@@ -48,10 +50,11 @@ from proxy.settings import (
     UpstreamSettings,
 )
 from proxy.upstreams.addresses import parse_origin
-from proxy.upstreams.base import Outcome, Upstream
+from proxy.upstreams.base import Credential, Outcome, Upstream
 from proxy.upstreams.catalog import Catalog
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.holding import HoldingUpstream
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.news_desk import NewsDesk
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
@@ -93,7 +96,16 @@ def build_services(
         [token.get_secret_value() for token in settings.auth.tokens],
         settings.auth.accept_for_s,
         time.monotonic,
+        mode=settings.auth.mode,
+        stretch_s=settings.auth.auth_stale_if_error_s,
+        groups=Groups.of(settings.auth.groups),
+        notes=storage.notes,
+        wall=time.time,
+        observe_stretched=metrics.observe_stretched,
     )
+    for upstream in catalog.upstreams:
+        if isinstance(upstream, ReplicateUpstream):
+            upstream.on_refusal = partial(_refused, gatekeeper, upstream)
     webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
     webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
     courier = Courier(
@@ -136,6 +148,7 @@ def build_services(
     streams = Streams(
         recent=recent,
         mint=mint,
+        book=stream_book,
         journal=journal,
         results=storage.results,
         remains=remains,
@@ -232,6 +245,10 @@ def _input_access(settings: Settings) -> dict[str, OutputAccess]:
     }
 
 
+def _refused(gatekeeper: Gatekeeper, upstream: Upstream, token: str) -> None:
+    gatekeeper.refuse(upstream, Credential(token))
+
+
 def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     predict_s = outcome.metrics.get("predict_time")
     seconds = predict_s if isinstance(predict_s, (int, float)) else outcome.completed_at - outcome.started_at
@@ -247,7 +264,7 @@ def build_upstream(
         SettingsError: a local model's folder holds none.
     """
     if isinstance(one, ReplicateUpstreamSettings):
-        return ReplicateUpstream(
+        api = ReplicateUpstream(
             ReplicateSpec(
                 name=one.name,
                 base_url=one.base_url,
@@ -258,6 +275,7 @@ def build_upstream(
             notes=storage.notes,
             egress=egress,
         )
+        return HoldingUpstream(api, one.token.get_secret_value()) if one.token is not None else api
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(
             CogSpec(

@@ -6,6 +6,7 @@
     ├── BadRequest                400  body or header that cannot be read as what it claims to be
     │   └── InvalidJson           400  broken, doubtful or too deep JSON
     ├── Unauthenticated           401  no credential, or one that is not accepted
+    ├── PaymentRequired           402  the caller may spend no more today
     ├── Forbidden                 403  a host, origin or caller that may not ask this here
     ├── NotFound                  404  no such prediction, model, version, file or path
     ├── MethodNotAllowed          405
@@ -13,6 +14,7 @@
     │   └── FileTooLarge          413  an upload beyond the API's limit, in its own words
     ├── UnsupportedMedia          415  an encoded or non-JSON body
     ├── InputInvalid              422  the model's schema refuses the input
+    ├── RateLimited               429  more requests than this caller may make; ``retry_after_s``
     ├── Overloaded                503  a bounded queue is full; ``retry_after_s``
     ├── UpstreamUnavailable       502  the model service cannot be reached or answers nonsense
     ├── UpstreamTimeout           504  it did not answer in time
@@ -59,6 +61,10 @@ class InvalidJson(BadRequest):
 
 class Unauthenticated(HotplateError):
     status, code, title = 401, "unauthenticated", "Unauthenticated"
+
+
+class PaymentRequired(HotplateError):
+    status, code, title = 402, "payment_required", "Insufficient credit"
 
 
 class Forbidden(HotplateError):
@@ -116,6 +122,10 @@ class InputInvalid(HotplateError):
     def body(self) -> JsonObject:
         complaints = [{"type": f.type, "field": f.field, "description": f.description} for f in self.fields]
         return {**HotplateError.body(self), "invalid_fields": complaints}
+
+
+class RateLimited(HotplateError):
+    status, code, title = 429, "rate_limited", "Too many requests"
 
 
 class Overloaded(HotplateError):

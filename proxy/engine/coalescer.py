@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
-from storage.digest import PredictionKey, RecordId
+from storage.digest import PredictionKey, RecordId, Scope
 from storage.records import JsonPath, ResultRecord
 
 
@@ -39,11 +39,12 @@ class Landed:
 
 
 class Flight:
-    """One run and everybody who shares it."""
+    """One run and everybody who shares it. ``leader``: the scope of the token with which its upstream is asked."""
 
     def __init__(self, record_id: RecordId, key: PredictionKey | None, started_at: float) -> None:
         self.record_id = record_id
         self.key = key
+        self.leader: Scope | None = None
         self.started_at = started_at
         self.progress: Progress | None = None
         self.partials: Partials | None = None

@@ -8,7 +8,7 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,6 +37,12 @@ FOLLOWER_PATIENCE_S = 0.5
 """How long a request that joins a run waits to hear whether the upstream takes it: it validates at once, and may hold
 its answer for the one who leads."""
 
+FOLLOWER_TRIES = 3
+"""How often a request asks anew because the run that it joined was refused for another caller's sake."""
+
+OF_THE_CALLER = frozenset({401, 402, 403, 429})
+"""Statuses of an upstream that are about who asks, and not about what is asked."""
+
 WRITE_WAIT_S = 2.0
 """Longest that an answer waits for the row without which another process would not know its prediction. A row takes
 milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
@@ -44,13 +50,14 @@ milliseconds; a disk that takes longer is not to hold what the model is paid for
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer from the store, to be stamped and sent."""
+    """An answer from the store, to be stamped and sent; ``is_stretched``: its caller's upstream cannot be asked now."""
 
     id: PredictionId
     record: ResultRecord
     template: HitTemplate
     input_json: bytes
     created_at: float
+    is_stretched: bool = False
 
 
 class Predictor:
@@ -104,25 +111,16 @@ class Predictor:
             if hit is not None:
                 if create.webhook is not None:
                     # Before the answer: once that is out, nobody would ask again for what was not written.
-                    served = await self._views.find(hit.id, create.scope)
+                    served = await self._views.find(hit.id, create.scope, {create.results_scope})
                     if served is not None:
                         await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
                 return hit
-        now = self._now()
-        flight, is_follower = self._join_or_lead(create, prepared, former_key, now)
-        try:
-            if is_follower:
-                await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
-            else:
-                await flight.accepted()
-        except UpstreamRefused as error:
-            if error.status in (401, 403):
-                self._gatekeeper.refuse(create.scope)
-            raise
+        flight, is_follower, now = await self._board(create, prepared, former_key)
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
             id=self._mint.mint(flight.record_id, create.scope, now),
             scope=create.scope,
+            results_scope=create.results_scope,
             model=prepared.described.model,
             version=prepared.described.version,
             input=create.given,
@@ -142,6 +140,40 @@ class Predictor:
             # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
             await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
+
+    async def _board(
+        self, create: Create, prepared: Prepared, former_key: PredictionKey | None
+    ) -> tuple[Flight, bool, float]:
+        """The flight that answers a request, once its upstream has taken it; whether another request caused it; and
+        when this one joined it.
+
+        Whoever shares another's run needs what a hit needs. And what an upstream says to that one's credential is no
+        answer to this caller, who then asks for itself.
+
+        Raises:
+            HotplateError: the upstream does not take the run, or this caller may not cause one.
+        """
+        token = self._gatekeeper.token_of(create.upstream, create.credential)
+        for tries_left in reversed(range(FOLLOWER_TRIES)):
+            found = self._flight_of(prepared, former_key)
+            if found is not None and found.leader != token:
+                await self._gatekeeper.is_accepted(create.upstream, create.credential)
+            now = self._now()
+            flight, is_follower = self._join_or_lead(create, prepared, former_key, now, may_follow=tries_left > 0)
+            try:
+                if is_follower:
+                    await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
+                else:
+                    await flight.accepted()
+            except UpstreamRefused as error:
+                is_mine = not is_follower or flight.leader == token
+                if is_mine and error.status in (401, 403):
+                    self._gatekeeper.refuse(create.upstream, create.credential)
+                if is_mine or error.status not in OF_THE_CALLER:
+                    raise
+            else:
+                return flight, is_follower, now
+        raise AssertionError("the last try follows nobody")
 
     async def attend(self, entry: Running, told: Told) -> None:
         """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
@@ -188,7 +220,7 @@ class Predictor:
 
     async def conclude(self, one: OngoingPrediction) -> None:
         """Settle a prediction of a former process whose run has ended, or was lost with it."""
-        prediction = await self._views.find(one.id, one.scope) if one.webhook is not None else None
+        prediction = await self._views.find(one.id, one.scope, {one.results_scope}) if one.webhook is not None else None
         if prediction is not None and one.webhook is not None:
             end_alone = WebhookRequest(one.webhook.url, one.webhook.events & {"completed"})
             await self._notices.served(prediction, end_alone, one.upstream, one.scope)
@@ -212,10 +244,8 @@ class Predictor:
         record = await self._runs.find_fresh(key, create, prepared)
         if record is None:
             return None
-        gate = self._gatekeeper
-        if not gate.is_accepted_now(create.upstream, create.scope) and not await gate.is_accepted(
-            create.upstream, create.credential, create.scope
-        ):
+        standing = await self._gatekeeper.judge(create.upstream, create.credential)
+        if standing is None:
             return None
         template = self._renderer.ready(record)
         if template is None:
@@ -229,30 +259,53 @@ class Predictor:
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
-        return Hit(prediction_id, record, template, input_json, now)
+        return Hit(prediction_id, record, template, input_json, now, standing == "stretched")
 
-    def _join_or_lead(
-        self, create: Create, prepared: Prepared, former_key: PredictionKey | None, now: float
-    ) -> tuple[Flight, bool]:
-        """The flight that will answer, and whether another request caused it. No await: one step, nothing between."""
+    def _flight_of(self, prepared: Prepared, former_key: PredictionKey | None) -> Flight | None:
+        """The flight on its way that a request may join, as far as its key goes."""
         is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_look_up
         flight = self._coalescer.find(prepared.key) if prepared.key is not None and is_shared else None
-        if flight is None and former_key is not None:
-            flight = self._coalescer.find(former_key)
+        return self._coalescer.find(former_key) if flight is None and former_key is not None else flight
+
+    def _join_or_lead(
+        self,
+        create: Create,
+        prepared: Prepared,
+        former_key: PredictionKey | None,
+        now: float,
+        *,
+        may_follow: bool = True,
+    ) -> tuple[Flight, bool]:
+        """The flight that will answer, and whether another request caused it. No await: one step, nothing between.
+
+        Raises:
+            PaymentRequired: this caller may not cause a run now.
+        """
+        gate, upstream, credential = self._gatekeeper, create.upstream, create.credential
+        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_look_up
+        token = gate.token_of(upstream, credential)
+        flight = other = self._flight_of(prepared, former_key)
+        if other is not None and other.leader != token:
+            flight = other if may_follow and gate.is_accepted_now(upstream, credential) else None
         is_follower = flight is not None
         if flight is None:
-            flight = self._runs.plan_flight(prepared.key if is_shared else None, now)
+            gate.check_run(upstream, credential)
+            flight = self._runs.plan_flight(prepared.key if is_shared and other is None else None, now)
+            flight.leader = token
             self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
         return flight, is_follower
 
-    async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
-        """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
+    async def cancel(self, prediction_id: str, scope: Scope, entitled: Collection[Scope] = ()) -> Prediction | None:
+        """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are.
+
+        ``entitled``: see ``Views.find``.
+        """
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
             await _written(self._cancel(entry), WRITE_WAIT_S)
             return await self._views.of(entry)
-        return await self._views.find(prediction_id, scope)
+        return await self._views.find(prediction_id, scope, entitled)
 
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:
         """End one prediction before its run; the task ends when that is written."""
@@ -279,6 +332,7 @@ def _noted(entry: Running) -> OngoingPrediction:
         id=entry.id,
         record_id=entry.flight.record_id,
         scope=entry.scope,
+        results_scope=entry.results_scope,
         upstream=entry.upstream,
         created_at=entry.created_at,
         is_follower=entry.is_follower,

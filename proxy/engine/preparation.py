@@ -87,4 +87,6 @@ def _derive(
     model = "" if create.upstream.kind == "replicate" and described.is_pinned else described.model
     if described.deployment is not None:
         model = f"{DEPLOYMENTS}{described.deployment}"
-    return derive_key(KeyIngredients(create.scope, create.upstream.name, model, described.version, given, files))
+    return derive_key(
+        KeyIngredients(create.results_scope, create.upstream.name, model, described.version, given, files)
+    )

@@ -98,6 +98,7 @@ class Resumption:
             given=run.key_input,
             credential=run.credential,
             scope=run.scope,
+            results_scope=run.results_scope,
             cache_control=None,
             wants_s=0.0,
         )
@@ -117,6 +118,7 @@ class Resumption:
                 Running(
                     id=one.id,
                     scope=one.scope,
+                    results_scope=run.results_scope,
                     model=run.described.model,
                     version=run.described.version,
                     input=run.key_input,

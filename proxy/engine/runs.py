@@ -51,6 +51,8 @@ class Create:
     """A create request, resolved: who asks what of whom.
 
     Attributes:
+        scope: whose prediction it is.
+        results_scope: whose results may answer it, and who may get its own.
         cache_control: the request's ``Cache-Control`` header.
         wants_s: seconds for which the client waits for the answer.
         webhook: where news of the prediction shall go.
@@ -62,6 +64,7 @@ class Create:
     given: JsonObject
     credential: Credential | None
     scope: Scope
+    results_scope: Scope
     cache_control: str | None
     wants_s: float
     webhook: WebhookRequest | None = None
@@ -147,7 +150,7 @@ class Runs:
     async def find_fresh(self, key: PredictionKey, create: Create, prepared: Prepared) -> ResultRecord | None:
         """The stored result under ``key``, if it is complete, this caller's and young enough."""
         record = self._results.peek(key) or await self._results.get_complete(key)
-        if record is None or record.scope != create.scope:
+        if record is None or record.scope != create.results_scope:
             return None
         fresh = is_fresh(record.completed_at, is_pinned=prepared.described.is_pinned, now=self._now())
         return record if fresh else None
@@ -183,7 +186,7 @@ class Runs:
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
-            flight.record_id, create.scope, described, flight.started_at, landed.outcome, landed.is_stored
+            flight.record_id, create.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
@@ -230,10 +233,10 @@ class Runs:
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
         """See a former process's run through. Its flight counts as accepted: its clients were answered."""
         stored = await self._results.find_complete(flight.record_id)
-        if stored is not None and stored.scope == create.scope:
+        if stored is not None and stored.scope == create.results_scope:
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
-        if left is not None and left.scope == create.scope:
+        if left is not None and left.scope == create.results_scope:
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
@@ -267,9 +270,9 @@ class Runs:
             nonlocal is_noted
             if not is_noted and progress.upstream_id is not None:
                 is_noted = True
-                self._gatekeeper.accept(create.scope)
+                self._gatekeeper.accept(create.upstream, create.credential)
                 described = _told(prepared.described, progress)
-                self._journal.started(flight.record_id, create.scope, described, flight.started_at)
+                self._journal.started(flight.record_id, create.results_scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
             flight.report(progress)
 
@@ -282,7 +285,7 @@ class Runs:
         credential, or because a file of the result was gone, gets no hit by this way either.
         """
         record = await self.find_fresh(key, create, prepared)
-        if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.scope):
+        if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.credential):
             return None
         try:
             await self._renderer.template(record)
@@ -301,7 +304,7 @@ class Runs:
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),
-            scope=create.scope,
+            scope=create.results_scope,
             upstream=create.upstream.name,
             model=outcome.model or prepared.described.model,
             version=prepared.described.version,
@@ -385,6 +388,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
     return OngoingRun(
         record_id=flight.record_id,
         scope=create.scope,
+        results_scope=create.results_scope,
         upstream=create.upstream.name,
         upstream_id=upstream_id,
         job_id=job.id,
@@ -394,7 +398,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         key=prepared.key,
         key_input=prepared.key_input,
         sent=None if create.upstream.outlives_us else job.input,
-        credential=create.credential,
+        credential=create.credential if create.upstream.has_accounts else None,
         started_at=flight.started_at,
         repeats=repeats,
     )

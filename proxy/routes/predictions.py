@@ -8,7 +8,7 @@ has not ended says ``starting``, because the clients take any other word for the
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Literal
 
 from proxy.core.errors import InputInvalid, InvalidField, NotFound
@@ -28,6 +28,8 @@ from storage.digest import Scope
 from storage.records import JsonObject, JsonValue
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
+_STRETCHED_STATUS = _HIT_STATUS + b"; detail=auth-stretched"
+"""Given on an acceptance that is older than usual, because its upstream cannot be asked."""
 
 
 class Predictions:
@@ -61,15 +63,16 @@ class Predictions:
             upstream, target = services.catalog.deployment(*named)
         else:
             upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
-        scope = services.gatekeeper.scope_of(upstream, credential)
+        visitor = await services.gatekeeper.identify(upstream, credential)
         exchange.note.upstream = upstream.name
+        await services.gatekeeper.check_create(upstream, credential, target)
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
         if parsed.webhook is not None:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
-            services.webhook_secrets.learn(upstream, credential, scope)
+            services.webhook_secrets.learn(upstream, credential, visitor.owner)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
         deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
@@ -78,7 +81,8 @@ class Predictions:
                 target=target,
                 given=parsed.input,
                 credential=credential,
-                scope=scope,
+                scope=visitor.owner,
+                results_scope=services.gatekeeper.results_scope(upstream, credential),
                 cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
                 webhook=parsed.webhook,
@@ -97,7 +101,12 @@ class Predictions:
             InputInvalid: it asks an upstream that cannot do it.
         """
         settings = self._services.settings.webhooks
-        if upstream.kind == "replicate":
+        if upstream.kind == "replicate" and not upstream.has_accounts and parsed.extras:
+            # Its answer would name a prediction that belongs to no caller of ours.
+            raise InputInvalid(
+                [InvalidField("not_supported", name, f"{name} is not available here") for name in sorted(parsed.extras)]
+            )
+        if upstream.has_accounts:
             return bool(parsed.extras) or (parsed.webhook is not None and not settings.enabled)
         if parsed.webhook is not None and not settings.enabled:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
@@ -119,7 +128,7 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", url),
-            (b"cache-status", _HIT_STATUS),
+            (b"cache-status", _STRETCHED_STATUS if hit.is_stretched else _HIT_STATUS),
             (b"server-timing", b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)),
         ]
         if hit.template.links:
@@ -165,15 +174,18 @@ class Predictions:
         """``POST /predictions/{id}/cancel``."""
         await self._existing(exchange, self._services.predictor.cancel)
 
-    async def _existing(self, exchange: Exchange, action: Callable[[str, Scope], Awaitable[Prediction | None]]) -> None:
+    async def _existing(
+        self, exchange: Exchange, action: Callable[[str, Scope, Collection[Scope]], Awaitable[Prediction | None]]
+    ) -> None:
         services = self._services
         credential = exchange.credential()
-        for upstream, scope in services.scopes(credential):
-            if not services.views.is_own(exchange.params["id"], scope):
+        visits = await services.visits(credential)
+        for upstream, visitor, owner in [(*visit, owner) for visit in visits for owner in visit[1].owners]:
+            if not services.views.is_own(exchange.params["id"], owner):
                 continue
             # A prediction is shown to a credential that its upstream accepts now, as a hit is.
-            await services.gatekeeper.require(upstream, credential, scope)
-            prediction = await action(exchange.params["id"], scope)
+            await services.gatekeeper.require(upstream, credential)
+            prediction = await action(exchange.params["id"], owner, visitor.entitled)
             if prediction is not None:
                 exchange.note.outcome, exchange.note.upstream = "own", upstream.name
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import httpx
 import orjson
 
+from proxy.core.entitlement import Account
 from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavailable
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.outputs import OutputAccess
@@ -43,6 +44,7 @@ from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
 from proxy.upstreams.replicate_client import (
     CANCEL_TIMEOUT_S,
+    PASSING,
     Answer,
     Created,
     ReplicateClient,
@@ -97,6 +99,9 @@ class ReplicateUpstream:
         egress: for streams that are not at the API's own origin; ``None`` = one of its own.
         sleep, clock, now: ways to wait and to tell the time (monotonic, epoch seconds).
 
+    Attributes:
+        on_refusal: told each token that the API has just refused, by 401 or 403.
+
     Raises:
         ValueError: an address in ``spec`` is none.
     """
@@ -119,6 +124,9 @@ class ReplicateUpstream:
         self._versions = VersionNotes(spec.name, notes)
         self._reads = open_client(reads or AiohttpTransport(reuses_connections=True))
         self._writes = open_client(writes or AiohttpTransport(reuses_connections=False))
+        self.on_refusal: Callable[[str], None] = lambda token: None
+        for client in (self._reads, self._writes):
+            client.event_hooks = {"response": [self._heard]}
         self._client = ReplicateClient(self._root, self._reads, self._writes, spec.connect_timeout_s, now)
         self._schemas = SchemaDesk(self._client, self._versions, clock)
         self._relay = Relay(self._root, self._reads, self._writes, spec.connect_timeout_s)
@@ -215,6 +223,12 @@ class ReplicateUpstream:
             self._withdraw(creation, authorization)
             raise
 
+    async def _heard(self, response: httpx.Response) -> None:
+        """Every answer passes here, whatever asked for it: a refused credential is told to ``on_refusal`` at once."""
+        scheme, _, token = response.request.headers.get("authorization", "").partition(" ")
+        if response.status_code in (401, 403) and scheme == "Bearer" and token:
+            self.on_refusal(token)
+
     async def check(self, credential: Credential) -> Verdict:
         """Ask for the account behind ``credential``. Never raises."""
         try:
@@ -226,7 +240,9 @@ class ReplicateUpstream:
         if answer.status in (401, 403):
             content_type = answer.headers.get("content-type", "application/json")
             return Verdict(is_accepted=False, refusal=(answer.status, content_type, answer.content))
-        return Verdict(is_accepted=True, account=_username(answer)) if answer.is_ok else Verdict(is_accepted=None)
+        if answer.is_ok:
+            return Verdict(is_accepted=True, account=_account(answer))
+        return Verdict(is_accepted=None, is_silent=answer.status < 500 and answer.status not in PASSING)
 
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         """See ``Upstream.relay``. Bytes pass as they come; a version's document is remembered on its way."""
@@ -360,11 +376,14 @@ def _is_news(before: Progress, after: Progress) -> bool:
     )
 
 
-def _username(answer: Answer) -> str | None:
+def _account(answer: Answer) -> Account | None:
+    """The account that an answer names; one without a name is none."""
     with contextlib.suppress(ValueError):
-        account = orjson.loads(answer.content)
-        if isinstance(account, dict) and isinstance(account.get("username"), str):
-            return str(account["username"])
+        document = orjson.loads(answer.content)
+        if isinstance(document, dict):
+            kind, username = document.get("type"), document.get("username")
+            if isinstance(username, str) and username:
+                return Account(kind if isinstance(kind, str) else "", username)
     return None
 
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from proxy.core.addresses import AddressBook, StreamBook
-from proxy.core.ids import IdMint
+from proxy.core.addresses import AddressBook, StreamBook, StreamName
+from proxy.core.ids import IdMint, PredictionId
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
@@ -128,6 +128,7 @@ class Engine:
         self.streams = Streams(
             recent=self.recent,
             mint=mint,
+            book=self.stream_book,
             journal=self.journal,
             results=self.storage.results,
             remains=self.remains,
@@ -258,11 +259,22 @@ class Engine:
             given={"prompt": "a red fox"} if given is None else given,
             credential=credential,
             scope=self.gatekeeper.scope_of(asked, credential),
+            results_scope=self.gatekeeper.results_scope(asked, credential),
             cache_control=cache_control,
             wants_s=wants_s,
             deadline_s=deadline_s,
             webhook=webhook,
         )
+
+    def stream_name(self, prediction: Running | PredictionId) -> StreamName:
+        """What the address of a prediction's stream names; of an id alone, for the usual caller's results."""
+        if isinstance(prediction, Running):
+            prediction_id, scope = prediction.id, prediction.results_scope
+        else:
+            prediction_id, scope = prediction, self.request().results_scope
+        name = self.stream_book.verify(self.stream_book.path(prediction_id, scope, makes_files=False)[-59:])
+        assert name is not None
+        return name
 
     async def create(self, given: JsonObject | None = None, **how: Any) -> Hit | Running:
         """Create a prediction."""

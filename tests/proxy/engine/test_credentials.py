@@ -7,7 +7,7 @@ import pytest
 from proxy.core.entitlement import open_scope, token_scope
 from proxy.core.errors import Unauthenticated, UpstreamRefused
 from proxy.core.secrets import Secrets
-from proxy.engine import credentials
+from proxy.engine import acceptances, credentials
 from proxy.engine.credentials import Gatekeeper
 from proxy.upstreams.base import Credential, Verdict
 from tests.fakes.clock import ManualClock
@@ -32,7 +32,7 @@ class House:
         self.mine = self.gate.scope_of(self.accounts, MINE)
 
     async def is_accepted(self, credential: Credential | None = MINE) -> bool:
-        return await self.gate.is_accepted(self.accounts, credential, self.mine)
+        return await self.gate.is_accepted(self.accounts, credential)
 
 
 # -- scopes --------------------------------------------------------------------------------------------
@@ -100,10 +100,10 @@ async def test_long_tokens_of_strangers_are_not_kept() -> None:
 
 async def test_unknown_credential_is_asked_about_and_then_accepted_for_a_while() -> None:
     house = House()
-    assert not house.gate.is_accepted_now(house.accounts, house.mine)
+    assert not house.gate.is_accepted_now(house.accounts, MINE)
     assert await house.is_accepted()
     assert house.accounts.checks == [MINE]
-    assert house.gate.is_accepted_now(house.accounts, house.mine)
+    assert house.gate.is_accepted_now(house.accounts, MINE)
     house.clock.advance(299)
     assert await house.is_accepted()
     assert len(house.accounts.checks) == 1
@@ -111,24 +111,24 @@ async def test_unknown_credential_is_asked_about_and_then_accepted_for_a_while()
 
 async def test_acceptance_ends_after_its_time() -> None:
     house = House()
-    house.gate.accept(house.mine)
+    house.gate.accept(house.accounts, MINE)
     house.clock.advance(300)
-    assert not house.gate.is_accepted_now(house.accounts, house.mine)
-    house.accounts.verdict = Verdict(is_accepted=None)
-    assert not await house.is_accepted()
+    assert not house.gate.is_accepted_now(house.accounts, MINE)
+    assert await house.is_accepted()
+    assert house.accounts.checks == [MINE]
 
 
 async def test_refusal_ends_acceptance_at_once() -> None:
     house = House()
-    house.gate.accept(house.mine)
-    house.gate.refuse(house.mine)
-    assert not house.gate.is_accepted_now(house.accounts, house.mine)
+    house.gate.accept(house.accounts, MINE)
+    house.gate.refuse(house.accounts, MINE)
+    assert not house.gate.is_accepted_now(house.accounts, MINE)
 
 
 async def test_acceptance_of_one_caller_is_none_of_another() -> None:
     house = House()
-    house.gate.accept(house.mine)
-    assert not house.gate.is_accepted_now(house.accounts, house.gate.scope_of(house.accounts, YOURS))
+    house.gate.accept(house.accounts, MINE)
+    assert not house.gate.is_accepted_now(house.accounts, YOURS)
 
 
 async def test_refused_credential_gets_the_upstreams_own_answer_every_time() -> None:
@@ -141,7 +141,7 @@ async def test_refused_credential_gets_the_upstreams_own_answer_every_time() -> 
             await house.is_accepted()
         assert caught.value.status == 401
         assert caught.value.content == b'{"title":"Unauthenticated"}'
-        assert not house.gate.is_accepted_now(house.accounts, house.mine)
+        assert not house.gate.is_accepted_now(house.accounts, MINE)
     assert len(house.accounts.checks) == 2
 
 
@@ -157,7 +157,7 @@ async def test_where_nobody_can_be_asked_there_is_no_acceptance() -> None:
     house = House()
     house.accounts.verdict = Verdict(is_accepted=None)
     assert not await house.is_accepted()
-    assert not house.gate.is_accepted_now(house.accounts, house.mine)
+    assert not house.gate.is_accepted_now(house.accounts, MINE)
 
 
 async def test_without_a_credential_there_is_no_acceptance_and_nobody_is_asked() -> None:
@@ -168,7 +168,7 @@ async def test_without_a_credential_there_is_no_acceptance_and_nobody_is_asked()
 
 async def test_upstream_without_accounts_needs_no_acceptance() -> None:
     house = House()
-    assert house.gate.is_accepted_now(house.local, open_scope(SECRETS, "local"))
+    assert house.gate.is_accepted_now(house.local, None)
 
 
 async def test_hundred_requests_at_once_ask_once() -> None:
@@ -195,12 +195,12 @@ async def test_request_that_leaves_while_somebody_is_asked_spoils_nothing() -> N
 
 
 async def test_memory_of_acceptances_is_bounded_and_forgetting_means_asking(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(credentials, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(acceptances, "MAX_REMEMBERED", 3)
     house = House()
-    house.gate.accept(house.mine)
+    house.gate.accept(house.accounts, MINE)
     for number in range(3):
-        house.gate.accept(house.gate.scope_of(house.accounts, Credential(f"r8_{number}")))
-    assert not house.gate.is_accepted_now(house.accounts, house.mine)
+        house.gate.accept(house.accounts, Credential(f"r8_{number}"))
+    assert not house.gate.is_accepted_now(house.accounts, MINE)
     assert await house.is_accepted()
 
 

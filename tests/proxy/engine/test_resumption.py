@@ -14,7 +14,7 @@ from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
-from proxy.upstreams.base import ModelDescription, ModelTarget, Progress
+from proxy.upstreams.base import Credential, ModelDescription, ModelTarget, Progress
 from tests.fakes.engine import TOKEN, Engine
 from tests.fakes.upstreams import VERSION, ScriptedUpstream
 
@@ -155,7 +155,7 @@ async def test_adopted_run_does_not_prove_a_credential_before_the_upstream_has_s
     again.upstream.gate = asyncio.Event()
     await again.resumption.resume()
     await asyncio.sleep(0)
-    assert not again.gatekeeper.is_accepted_now(again.upstream, again.request().scope)
+    assert not again.gatekeeper.is_accepted_now(again.upstream, Credential(TOKEN))
     again.upstream.gate.set()
     await again.coalescer.drain(5)
 
@@ -235,7 +235,7 @@ async def test_run_whose_words_were_left_before_the_end_is_not_run_once_more() -
     again = await killed(engine)
     await again.resumption.resume()
     await again.coalescer.drain(5)
-    one = await again.predictor.find(entry.id, entry.scope)
+    one = await again.views.find(entry.id, entry.scope)
     assert one is not None
     assert (one.status, one.output) == ("succeeded", "Once upon a time")
     assert again.upstream.jobs == []
@@ -316,7 +316,7 @@ async def test_run_that_nobody_wanted_any_more_is_cancelled_by_the_next_process(
     assert len(again.upstream.canceled) == (0 if is_cog else 1)
     assert again.upstream.jobs == []
     assert not [name for name in again.ledger._values if name.startswith(("going:", "unwanted:"))]
-    one = await again.predictor.find(entries[0].id, entries[0].scope)
+    one = await again.views.find(entries[0].id, entries[0].scope)
     assert one is not None
     assert one.status == "canceled"
 
