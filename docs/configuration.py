@@ -10,6 +10,7 @@ from pydantic import BaseModel, ByteSize, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from proxy.policy_settings import PolicySettings
 from proxy.settings import CogUpstreamSettings, LocalUpstreamSettings, ReplicateUpstreamSettings, Settings
 
 TARGET = Path(__file__).parent / "configuration.md"
@@ -52,6 +53,8 @@ def render() -> str:
         model = field.annotation
         if isinstance(model, type) and issubclass(model, BaseModel):
             parts += [f"## `[{name}]`\n", f"{_first_line(model)}\n", _table(model, f"{name}.")]
+    parts += ["## `[[policy]]`\n", f"{_first_line(PolicySettings)} See [policies](policies.md).\n"]
+    parts.append(_table(PolicySettings, ""))
     parts.append(
         "## `[[upstream]]`\n\nOne table for each model service; the first whose `models` match serves a model.\n"
     )

@@ -164,7 +164,9 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
-    return AccessLog(Guard(router, only_names=_own_names(services)), services.metrics, log)
+    return AccessLog(
+        Guard(router, only_names=_own_names(services), has_profile=services.policies.has_profile), services.metrics, log
+    )
 
 
 def _own_names(services: Services) -> frozenset[str] | None:

@@ -22,9 +22,11 @@ from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
+from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions
@@ -168,10 +170,11 @@ def build_services(
         remains=remains,
         streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
-        keeps_text=settings.cache.text,
         now=time.time,
     )
-    preparation = Preparation(file_inputs, cache_enabled=settings.cache.enabled)
+    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
+    preparation = Preparation(file_inputs, gatekeeper, policy_desk)
+    lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
         results=storage.results,
         renderer=renderer,
@@ -185,10 +188,10 @@ def build_services(
     )
     predictor = Predictor(
         preparation=preparation,
+        lookup=lookup,
         views=views,
         runs=runs,
         coalescer=coalescer,
-        renderer=renderer,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
@@ -204,6 +207,7 @@ def build_services(
         coalescer,
         predictor,
         journal,
+        policy_desk,
         {upstream.name: upstream for upstream in catalog.upstreams},
         metrics.observe_left_behind,
         time.time,
@@ -212,6 +216,7 @@ def build_services(
         settings=settings,
         base_url=base_url,
         catalog=catalog,
+        policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
         views=views,

@@ -16,6 +16,7 @@ from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.resumption import Resumption
@@ -46,6 +47,7 @@ class Services:
     settings: Settings
     base_url: str
     catalog: Catalog
+    policies: PolicyDesk
     preparation: Preparation
     predictor: Predictor
     views: Views

@@ -31,7 +31,8 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from proxy.core.entitlement import AuthMode, Groups
-from proxy.core.policy import KeepsText
+from proxy.core.policy import PolicyBook
+from proxy.policy_settings import PolicySettings
 from storage.settings import StorageSettings
 
 DEFAULT_PORT = 8484
@@ -186,11 +187,6 @@ class CacheSettings(_Section):
     )
     data_url_max_bytes: ByteSize = Field(
         default=ByteSize(4 * 1024**2), description="Largest file given as a `data:` URL."
-    )
-    text: KeepsText = Field(
-        default="deterministic",
-        description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
-        "temperature of 0; `on` = always; `off` = never.",
     )
     output_max_bytes: ByteSize = Field(default=ByteSize(256 * 1024**2), description="Largest output file that is kept.")
     spool_bytes: ByteSize = Field(
@@ -406,6 +402,10 @@ class Settings(BaseSettings):
         description="Model services, in order; default: Replicate's API for every model.",
     )
 
+    policy: tuple[PolicySettings, ...] = Field(
+        default=(), description="How models are cached, in order; what none of them matches has the defaults."
+    )
+
     @field_validator("data_dir")
     @classmethod
     def _is_folder(cls, value: Path) -> Path:
@@ -422,6 +422,7 @@ class Settings(BaseSettings):
         base_host = urlsplit(self.public.base_url or "").hostname or "localhost"
         reached = {"public.host": self.public.host, "public.base_url": base_host}
         self._check_held_tokens()
+        self._check_groups()
         for field, host in reached.items():
             if self.auth.mode == "open" and not is_loopback(host) and not self.auth.open_to_all:
                 raise ValueError(
@@ -438,6 +439,13 @@ class Settings(BaseSettings):
             raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
         return self
 
+    def _check_groups(self) -> None:
+        for number, one in enumerate(self.policy):
+            kind, _, group = one.scope.partition(":")
+            # Own tokens may be of a group that the settings do not name.
+            if kind == "group" and self.auth.mode == "passthrough" and group not in self.auth.groups:
+                raise ValueError(f"policy.{number}.scope: auth.groups names no group {group!r}")
+
     def _check_held_tokens(self) -> None:
         for one in self.upstream:
             if not isinstance(one, ReplicateUpstreamSettings):
@@ -448,6 +456,10 @@ class Settings(BaseSettings):
                 raise ValueError(
                     f"upstream.{one.name}.token: has no use while auth.mode is passthrough: clients carry their own"
                 )
+
+    def policy_book(self) -> PolicyBook:
+        """All policies."""
+        return PolicyBook([one.policy() for one in self.policy])
 
     @property
     def scheme(self) -> Literal["http", "https"]:

@@ -74,6 +74,7 @@ class ResultRecord:
         deployment: ``"owner/name"`` of the deployment that was asked, if it was one.
         stream_log: the events of the run as the upstream streamed them, where somebody listened; without it, or once
             it is gone, a stream is told from output and logs. So a hit does not need it.
+        tags: names under which it can be purged.
     """
 
     record_id: RecordId
@@ -95,6 +96,7 @@ class ResultRecord:
     is_streamable: bool = False
     stream_log: BlobRef | None = None
     deployment: str | None = None
+    tags: tuple[str, ...] = ()
 
     @property
     def predict_s(self) -> float:
@@ -148,6 +150,7 @@ def _to_document(record: ResultRecord) -> JsonObject:
         if record.stream_log is None
         else {"digest": record.stream_log.digest.hex(), "size_bytes": record.stream_log.size_bytes},
         "deployment": record.deployment,
+        "tags": record.tags,
     }
 
 
@@ -189,6 +192,7 @@ def decode_record(data: bytes) -> ResultRecord:
             is_streamable=document.get("is_streamable") is True,
             stream_log=_blob(document.get("stream_log")),
             deployment=document.get("deployment"),
+            tags=tuple(document.get("tags") or ()),
         )
     except Corrupt:
         raise

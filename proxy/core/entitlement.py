@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 from proxy.core.errors import Unauthenticated
@@ -29,7 +30,7 @@ OWN_PREFIX = "hp_"
 
 _OWN_TOKEN = re.compile(r"hp_[a-z2-7]{40}")
 _TOKEN_ID = re.compile(r"tok_[0-9a-f]{16}")
-_GROUP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_GROUP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 _ACCOUNT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
 
 AuthMode = Literal["passthrough", "gateway", "open"]
@@ -74,6 +75,7 @@ ACCOUNT_RULE = Rule("account")
 TOKEN_RULE = Rule("token")
 
 
+@cache
 def parse_rule(text: str) -> Rule:
     """The rule that ``account``, ``token``, ``shared`` or ``group:NAME`` means.
 

@@ -18,6 +18,7 @@
     ├── Overloaded                503  a bounded queue is full; ``retry_after_s``
     ├── UpstreamUnavailable       502  the model service cannot be reached or answers nonsense
     ├── UpstreamTimeout           504  it did not answer in time
+    ├── NotCached                 504  the request wants a stored result or none, and there is none
     └── UpstreamRefused           any  it answered a create with an error; relayed verbatim
 
 Every error carries what the API's problem object needs: ``status``, ``title``, ``detail``. ``code`` is a
@@ -138,6 +139,12 @@ class UpstreamUnavailable(HotplateError):
 
 class UpstreamTimeout(HotplateError):
     status, code, title = 504, "upstream_timeout", "Model service timed out"
+
+
+class NotCached(HotplateError):
+    """Source: RFC 9111 section 5.2.1.7."""
+
+    status, code, title = 504, "not_cached", "Not in the cache"
 
 
 class UpstreamRefused(HotplateError):

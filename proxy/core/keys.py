@@ -22,6 +22,8 @@ from storage.records import JsonObject, JsonPath, JsonValue
 KEY_VERSION = 1
 """Number of the rules by which keys are made; part of every key."""
 
+_VARIANT_CONTEXT = "hotplate 2026-11 prediction key variant v1"
+
 SCOPE_BYTES = 32
 DIGEST_BYTES = 32
 
@@ -137,3 +139,19 @@ _ENCODERS: tuple[tuple[str, Callable[[KeyIngredients], bytes]], ...] = (
     ("files", _files),
 )
 """How each field enters the material, in this order."""
+
+
+def variant_key(
+    key: PredictionKey, *, namespace: str = "", extra: str = "", rule: str = "", member: int = 0
+) -> PredictionKey:
+    """The key of one of several answers to what ``key`` says; without any difference, ``key`` itself.
+
+    Args:
+        namespace, extra: what the request names besides its input, of characters below 256.
+        rule: by which fields of the input were left out of ``key``.
+        member: which answer of a pool; the first is that of no pool.
+    """
+    if not (namespace or extra or rule or member):
+        return key
+    material = framed([key, namespace.encode(), extra.encode(), rule.encode(), member.to_bytes(4, "big")])
+    return PredictionKey(blake3.blake3(material, derive_key_context=_VARIANT_CONTEXT).digest())

@@ -41,10 +41,13 @@ class Landed:
 class Flight:
     """One run and everybody who shares it. ``leader``: the scope of the token with which its upstream is asked."""
 
-    def __init__(self, record_id: RecordId, key: PredictionKey | None, started_at: float) -> None:
+    def __init__(
+        self, record_id: RecordId, key: PredictionKey | None, started_at: float, *, is_refresh: bool = False
+    ) -> None:
         self.record_id = record_id
         self.key = key
         self.leader: Scope | None = None
+        self.is_refresh = is_refresh
         self.started_at = started_at
         self.progress: Progress | None = None
         self.partials: Partials | None = None
@@ -178,21 +181,22 @@ class Coalescer:
     """The flights on their way, by key."""
 
     def __init__(self) -> None:
-        self._by_key: dict[PredictionKey, Flight] = {}
+        # A run that shall replace a result is not for those who would take the result, nor the other way round.
+        self._by_key: dict[tuple[PredictionKey, bool], Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def find(self, key: PredictionKey) -> Flight | None:
+    def find(self, key: PredictionKey, *, is_refresh: bool = False) -> Flight | None:
         """The flight to follow, if one is on its way and neither ended nor being cancelled."""
-        flight = self._by_key.get(key)
+        flight = self._by_key.get((key, is_refresh))
         return flight if flight is not None and not flight.has_ended else None
 
     def lead(self, flight: Flight, work: Callable[[Flight], Awaitable[None]]) -> None:
         """Start ``flight``; if it has a key, others may follow it until it has ended."""
         if flight.key is not None:
-            self._by_key[flight.key] = flight
+            self._by_key[flight.key, flight.is_refresh] = flight
         task = flight.start(work)
         self._tasks.add(task)
 
@@ -212,8 +216,8 @@ class Coalescer:
             flight.cancel()
 
     def _forget(self, flight: Flight) -> None:
-        if flight.key is not None and self._by_key.get(flight.key) is flight:
-            del self._by_key[flight.key]
+        if flight.key is not None and self._by_key.get((flight.key, flight.is_refresh)) is flight:
+            del self._by_key[flight.key, flight.is_refresh]
 
     async def drain(self, timeout_s: float) -> None:
         """Wait for flights to end, then cancel what is left and wait for that: a run that somebody still wants is set

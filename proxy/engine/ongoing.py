@@ -51,6 +51,8 @@ class OngoingRun:
         upstream_id: its id there.
         job_id: our execution id.
         sent: the input that was sent, for an upstream at which it must be run once more; else ``None``.
+        profile, tags: of the request that caused it.
+        is_refresh: it was begun although there may have been a result.
         repeats: how many times it was run once more already.
         is_unwanted: everybody has cancelled, and its upstream may not have heard of that.
     """
@@ -69,6 +71,9 @@ class OngoingRun:
     sent: JsonObject | None
     credential: Credential | None
     started_at: float
+    profile: str | None = None
+    tags: tuple[str, ...] = ()
+    is_refresh: bool = False
     repeats: int = 0
     is_unwanted: bool = False
 
@@ -104,6 +109,7 @@ class Ongoing:
     def run_began(self, run: OngoingRun) -> None:
         """The upstream has taken ``run``."""
         plan = run.plan
+        cached = [plan.may_look_up, plan.may_share, plan.may_store, plan.pool] if isinstance(plan, Cached) else None
         self._put(
             f"{_RUN}{run.record_id:010x}",
             {
@@ -116,7 +122,10 @@ class Ongoing:
                 "target": [run.target.owner, run.target.name, run.target.version, run.target.is_deployment],
                 "described": [run.described.model, run.described.version, run.described.is_pinned],
                 "bypass": plan.reason if isinstance(plan, Bypass) else None,
-                "may_look_up": plan.may_look_up if isinstance(plan, Cached) else None,
+                "cached": cached,
+                "profile": run.profile,
+                "tags": run.tags,
+                "is_refresh": run.is_refresh,
                 "key": run.key.hex() if run.key is not None else None,
                 "key_input": run.key_input,
                 "sent": run.sent,
@@ -208,12 +217,15 @@ def _run(document: JsonObject) -> OngoingRun:
         described=ModelDescription(
             model, resolved, is_pinned=is_pinned, schema=None, deployment=target.model if target.is_deployment else None
         ),
-        plan=Bypass(bypass) if bypass is not None else Cached(may_look_up=document["may_look_up"]),
+        plan=Bypass(bypass) if bypass is not None else Cached(*document["cached"]),
         key=PredictionKey(bytes.fromhex(key)) if key is not None else None,
         key_input=document["key_input"],
         sent=document["sent"],
         credential=Credential(token) if token is not None else None,
         started_at=document["started_at"],
+        profile=document["profile"],
+        tags=tuple(document["tags"]),
+        is_refresh=document["is_refresh"],
         repeats=document["repeats"],
     )
 

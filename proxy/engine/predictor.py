@@ -8,26 +8,28 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
 
-from proxy.core.errors import UpstreamRefused
+from proxy.core.errors import HotplateError, NotCached, PaymentRequired, UpstreamRefused
 from proxy.core.ids import IdMint, PredictionId
-from proxy.core.policy import Cached
+from proxy.core.policy import Cached, Grade, is_passing
+from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
 from proxy.engine.journal import Journal
+from proxy.engine.lookup import Found, Lookup, Member
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
-from proxy.engine.preparation import Preparation, former_key_of
+from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running
-from proxy.engine.renderer import OutputGone, Renderer
 from proxy.engine.runs import Create, Prepared, Runs
 from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
@@ -50,13 +52,24 @@ milliseconds; a disk that takes longer is not to hold what the model is paid for
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """An answer from the store, to be stamped and sent; ``is_stretched``: its caller's upstream cannot be asked now."""
+    """An answer from the store, to be stamped and sent.
+
+    Attributes:
+        age_s, ttl_s: see ``Found``.
+        grade: why it may be served, see ``core/policy.grade``.
+        is_stretched: its caller's upstream cannot be asked now, and accepted it before.
+        member: which answer of a pool it is, from 0, and of how many.
+    """
 
     id: PredictionId
     record: ResultRecord
     template: HitTemplate
     input_json: bytes
     created_at: float
+    age_s: float
+    ttl_s: float
+    grade: Grade
+    member: tuple[int, int] | None = None
     is_stretched: bool = False
 
 
@@ -67,10 +80,10 @@ class Predictor:
         self,
         *,
         preparation: Preparation,
+        lookup: Lookup,
         views: Views,
         coalescer: Coalescer,
         runs: Runs,
-        renderer: Renderer,
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
@@ -79,12 +92,14 @@ class Predictor:
         history: History,
         notices: Notices,
         now: Callable[[], float],
+        pick: Callable[[int], int] = random.randrange,
     ) -> None:
+        """``pick`` gives a number below its argument, each as likely."""
         self._preparation = preparation
+        self._lookup = lookup
         self._views = views
         self._runs = runs
         self._coalescer = coalescer
-        self._renderer = renderer
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
@@ -93,34 +108,40 @@ class Predictor:
         self._history = history
         self._notices = notices
         self._now = now
+        self._pick = pick
         self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
 
-    async def create(self, create: Create) -> Hit | Running:
+    async def create(self, create: Create, prepared: Prepared | None = None) -> Hit | Running:
         """Answer a create request from the store, or make or join a run.
 
         Raises:
+            NotCached: the request wants no run, and there is no result for it.
             HotplateError: whatever ``Preparation.prepare`` raises, or the upstream refused the run.
         """
-        prepared = await self._preparation.prepare(create)
-        former_key = None
-        if prepared.key is not None and isinstance(prepared.plan, Cached) and prepared.plan.may_look_up:
-            hit = await self._look_up(create, prepared, prepared.key)
+        if prepared is None:
+            prepared = await self._preparation.prepare(create)
+        members = await self._lookup.members(create, prepared)
+        answer = await self._look_up(create, prepared, members)
+        if isinstance(answer, Hit):
+            await self._tell_of(answer, create)
+            return answer
+        if prepared.controls.directives.only_if_cached:
+            raise NotCached("there is no stored result for this request, and it wants no run")
+        member = members[answer.member] if answer is not None else None
+        try:
+            flight, is_follower, now = await self._board(create, prepared, member)
+        except HotplateError as error:
+            stale = member.found if member is not None and is_passing(error.status) else None
+            hit = await self._serve(create, stale, "if-error") if stale is not None else None
             if hit is None:
-                former_key = former_key_of(create, prepared)
-                hit = await self._look_up(create, prepared, former_key) if former_key is not None else None
-            if hit is not None:
-                if create.webhook is not None:
-                    # Before the answer: once that is out, nobody would ask again for what was not written.
-                    served = await self._views.find(hit.id, create.scope, {create.results_scope})
-                    if served is not None:
-                        await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
-                return hit
-        flight, is_follower, now = await self._board(create, prepared, former_key)
+                raise
+            await self._tell_of(hit, create)
+            return hit
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
             id=self._mint.mint(flight.record_id, create.scope, now),
             scope=create.scope,
-            results_scope=create.results_scope,
+            results_scope=prepared.results_scope,
             model=prepared.described.model,
             version=prepared.described.version,
             input=create.given,
@@ -133,6 +154,7 @@ class Predictor:
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
+            member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -141,9 +163,7 @@ class Predictor:
             await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
 
-    async def _board(
-        self, create: Create, prepared: Prepared, former_key: PredictionKey | None
-    ) -> tuple[Flight, bool, float]:
+    async def _board(self, create: Create, prepared: Prepared, member: Member | None) -> tuple[Flight, bool, float]:
         """The flight that answers a request, once its upstream has taken it; whether another request caused it; and
         when this one joined it.
 
@@ -155,11 +175,11 @@ class Predictor:
         """
         token = self._gatekeeper.token_of(create.upstream, create.credential)
         for tries_left in reversed(range(FOLLOWER_TRIES)):
-            found = self._flight_of(prepared, former_key)
-            if found is not None and found.leader != token:
+            other = self._under_way(prepared, member) if member is not None else None
+            if other is not None and other.leader != token:
                 await self._gatekeeper.is_accepted(create.upstream, create.credential)
             now = self._now()
-            flight, is_follower = self._join_or_lead(create, prepared, former_key, now, may_follow=tries_left > 0)
+            flight, is_follower = self._join_or_lead(create, prepared, member, now, may_follow=tries_left > 0)
             try:
                 if is_follower:
                     await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
@@ -174,6 +194,13 @@ class Predictor:
             else:
                 return flight, is_follower, now
         raise AssertionError("the last try follows nobody")
+
+    async def _tell_of(self, hit: Hit, create: Create) -> None:
+        """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
+        if create.webhook is not None:
+            served = await self._views.find(hit.id, create.scope, {hit.record.scope})
+            if served is not None:
+                await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
 
     async def attend(self, entry: Running, told: Told) -> None:
         """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
@@ -240,61 +267,129 @@ class Predictor:
             entry.is_aborted = progress is None or progress.status == "starting"
             self._cancel(entry)
 
-    async def _look_up(self, create: Create, prepared: Prepared, key: PredictionKey) -> Hit | None:
-        record = await self._runs.find_fresh(key, create, prepared)
-        if record is None:
-            return None
-        standing = await self._gatekeeper.judge(create.upstream, create.credential)
-        if standing is None:
-            return None
-        template = self._renderer.ready(record)
+    async def find_hit(self, create: Create) -> Hit | None:
+        """The answer from the store, where there is one; makes and joins no run.
+
+        Raises:
+            HotplateError: see ``create``.
+        """
+        prepared = await self._preparation.prepare(create)
+        answer = await self._look_up(create, prepared, await self._lookup.members(create, prepared))
+        return answer if isinstance(answer, Hit) else None
+
+    async def _look_up(self, create: Create, prepared: Prepared, members: list[Member]) -> Hit | Follow | Lead | None:
+        """A hit, or which member's run shall answer; ``None`` where there are no members.
+
+        Nothing was awaited since a run was chosen, so whoever acts on it at once finds the table as it was. A member
+        whose files turn out to be gone is emptied.
+        """
+        while members:
+            choice = self._choose(prepared, members)
+            found = members[choice.member].found
+            if not isinstance(choice, Serve) or found is None:
+                return choice if not isinstance(choice, Serve) else Lead(choice.member)
+            of_pool = (choice.member, len(members)) if len(members) > 1 else None
+            hit = await self._serve(create, found, found.grade, of_pool)
+            if hit is not None:
+                if found.grade == "revalidate":
+                    self._refresh(create, prepared, members[choice.member].key)
+                return hit
+            members[choice.member] = replace(members[choice.member], found=None)
+        return None
+
+    def _choose(self, prepared: Prepared, members: list[Member]) -> Choice:
+        if prepared.controls.directives.only_if_cached:
+            stored = [number for number, member in enumerate(members) if member.is_servable]
+            return Serve(stored[self._pick(len(stored))]) if stored else Lead(0)
+        return choose_member([self._state(prepared, member) for member in members], self._pick)
+
+    def _state(self, prepared: Prepared, member: Member) -> MemberState:
+        if member.is_servable:
+            return "stored"
+        return "empty" if self._under_way(prepared, member) is None else "running"
+
+    async def _serve(
+        self, create: Create, found: Found, grade: Grade, member: tuple[int, int] | None = None
+    ) -> Hit | None:
+        """A stored result as a new prediction of this caller; ``None`` if a file of it is gone."""
+        record = found.record
+        template = await self._lookup.template(record)
         if template is None:
-            try:
-                template = await self._renderer.template(record)
-            except OutputGone:
-                return None
+            return None
         now = self._now()
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
-        return Hit(prediction_id, record, template, input_json, now, standing == "stretched")
-
-    def _flight_of(self, prepared: Prepared, former_key: PredictionKey | None) -> Flight | None:
-        """The flight on its way that a request may join, as far as its key goes."""
-        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_look_up
-        flight = self._coalescer.find(prepared.key) if prepared.key is not None and is_shared else None
-        return self._coalescer.find(former_key) if flight is None and former_key is not None else flight
+        return Hit(
+            id=prediction_id,
+            record=record,
+            template=template,
+            input_json=input_json,
+            created_at=now,
+            age_s=found.age_s,
+            ttl_s=found.ttl_s,
+            grade=grade,
+            member=member,
+            is_stretched=found.is_stretched,
+        )
 
     def _join_or_lead(
-        self,
-        create: Create,
-        prepared: Prepared,
-        former_key: PredictionKey | None,
-        now: float,
-        *,
-        may_follow: bool = True,
+        self, create: Create, prepared: Prepared, member: Member | None, now: float, *, may_follow: bool = True
     ) -> tuple[Flight, bool]:
         """The flight that will answer, and whether another request caused it. No await: one step, nothing between.
+
+        A member that was looked up empty and is no longer on its way has been stored meanwhile, perhaps: its flight
+        looks once more.
 
         Raises:
             PaymentRequired: this caller may not cause a run now.
         """
         gate, upstream, credential = self._gatekeeper, create.upstream, create.credential
-        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_look_up
-        token = gate.token_of(upstream, credential)
-        flight = other = self._flight_of(prepared, former_key)
-        if other is not None and other.leader != token:
-            flight = other if may_follow and gate.is_accepted_now(upstream, credential) else None
-        is_follower = flight is not None
-        if flight is None:
-            gate.check_run(upstream, credential)
-            flight = self._runs.plan_flight(prepared.key if is_shared and other is None else None, now)
-            flight.leader = token
-            self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
+        other = self._under_way(prepared, member) if member is not None else None
+        if other is not None:
+            is_mine = other.leader == gate.token_of(upstream, credential)
+            if is_mine or (may_follow and gate.is_accepted_now(upstream, credential)):
+                other.sharers += 1
+                return other, True
+        gate.check_run(upstream, credential)
+        if member is None:
+            return self._lead(create, prepared, None, now), False
+        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_share and other is None
+        key = member.key if is_shared else None
+        return self._lead(create, replace(prepared, key=member.key), key, now), False
+
+    def _under_way(self, prepared: Prepared, member: Member) -> Flight | None:
+        """The run of a member that this request may join."""
+        plan = prepared.plan
+        if not isinstance(plan, Cached) or not plan.may_share:
+            return None
+        is_refresh = not plan.may_look_up
+        flight = self._coalescer.find(member.key, is_refresh=is_refresh)
+        if flight is None and member.former_key is not None:
+            flight = self._coalescer.find(member.former_key, is_refresh=is_refresh)
+        return flight
+
+    def _lead(self, create: Create, prepared: Prepared, shared_key: PredictionKey | None, now: float) -> Flight:
+        """Begin a flight; without a key nobody can join it."""
+        is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
+        flight = self._runs.plan_flight(shared_key, now, is_refresh=is_refresh)
+        flight.leader = self._gatekeeper.token_of(create.upstream, create.credential)
+        self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
-        return flight, is_follower
+        return flight
+
+    def _refresh(self, create: Create, prepared: Prepared, key: PredictionKey) -> None:
+        """Make the result under ``key`` anew behind an answer, unless that is being done. It counts as wanted."""
+        assert isinstance(prepared.plan, Cached)
+        if prepared.plan.may_store and self._coalescer.find(key, is_refresh=True) is None:
+            try:
+                self._gatekeeper.check_run(create.upstream, create.credential)
+            except PaymentRequired:
+                return  # somebody else's request will make it
+            plan = replace(prepared.plan, may_look_up=False)
+            self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
 
     async def cancel(self, prediction_id: str, scope: Scope, entitled: Collection[Scope] = ()) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are.

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from proxy.core.entitlement import parse_rule
 from proxy.core.errors import InputInvalid
-from proxy.core.keys import KeyIngredients, derive_key
+from proxy.core.keys import KeyIngredients, derive_key, variant_key
 from proxy.core.outputs import substitute
-from proxy.core.policy import Bypass, Cached, plan_lookup
+from proxy.core.policy import DEFAULT_POLICY, Bypass, Cached, keyed_part, permitted, plan_lookup, plan_seedless
 from proxy.core.schemas import normalise_input
+from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.runs import Create, Prepared
-from proxy.upstreams.base import DEPLOYMENTS, ModelDescription
+from proxy.upstreams.base import DEPLOYMENTS
 from storage.digest import Digest, PredictionKey
 from storage.records import JsonObject, JsonPath
 
@@ -23,27 +26,34 @@ from storage.records import JsonObject, JsonPath
 class Preparation:
     """Prepares create requests. Starts nothing and stores nothing."""
 
-    def __init__(self, file_inputs: FileInputs, *, cache_enabled: bool) -> None:
+    def __init__(self, file_inputs: FileInputs, gatekeeper: Gatekeeper, desk: PolicyDesk) -> None:
         self._file_inputs = file_inputs
-        self._cache_enabled = cache_enabled
+        self._gatekeeper = gatekeeper
+        self._desk = desk
 
     async def prepare(self, create: Create) -> Prepared:
-        """Describe the model, normalise the input, identify its files, derive the key.
+        """Describe the model, find its policy, normalise the input, identify its files, derive the key.
 
         Raises:
+            Forbidden: the request uses a control that the policy forbids.
             InputInvalid: an upstream without validation of its own would be sent nonsense.
             UpstreamRefused: the upstream refuses the credential with which a file was to be fetched.
             NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
         """
         upstream = create.upstream
-        plan = plan_lookup(enabled=self._cache_enabled, cache_control=create.cache_control)
+        desk = self._desk
         described = await upstream.describe(create.target, create.credential)
+        if create.target.is_deployment:
+            described = replace(described, deployment=create.target.model)
+        found = desk.book.find(create.controls.profile, described.policy_name)
+        policy = found or DEFAULT_POLICY
+        controls = permitted(policy, create.controls)
+        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache)
         is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached)
         # What is learned now is known at the next request, too: both are to have one key.
         if is_learnable and await self._file_inputs.learn(create, create.given):
-            described = await upstream.describe(create.target, create.credential)
-        if create.target.is_deployment:
-            described = replace(described, deployment=create.target.model)
+            learned = await upstream.describe(create.target, create.credential)
+            described = replace(learned, deployment=described.deployment)
         sent = key_input = create.given
         if described.schema is not None:
             if upstream.kind == "replicate":
@@ -61,10 +71,12 @@ class Preparation:
         )
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)
-        key = None
-        if isinstance(plan, Cached):
-            key = _derive(create, described, identified.key_input, identified.files)
-        return Prepared(described, plan, sent, identified.shown, key, identified)
+        plan = plan_seedless(plan, policy, controls, key_input)
+        scope = self._gatekeeper.results_scope(upstream, create.credential, parse_rule(policy.scope))
+        prepared = Prepared(described, plan, sent, identified.shown, None, scope, identified, policy, controls)
+        if not isinstance(plan, Cached):
+            return prepared
+        return replace(prepared, key=_derive(create, prepared, identified.key_input, identified.files))
 
 
 def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
@@ -75,18 +87,20 @@ def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
     if create.upstream.kind != "replicate" or prepared.described.schema is None:
         return None
     files = prepared.identified.files
-    key = _derive(create, prepared.described, substitute(create.given, [(path, None) for path, _ in files]), files)
+    key = _derive(create, prepared, substitute(create.given, [(path, None) for path, _ in files]), files)
     return key if key != prepared.key else None
 
 
 def _derive(
-    create: Create, described: ModelDescription, given: JsonObject, files: tuple[tuple[JsonPath, Digest], ...]
+    create: Create, prepared: Prepared, given: JsonObject, files: tuple[tuple[JsonPath, Digest], ...]
 ) -> PredictionKey:
-    """The key of a request for the model ``described``."""
+    """The key of a request for the model that was described."""
+    described, controls = prepared.described, prepared.controls
     # A version of a Replicate API names its model by itself, and a request may give the version alone.
     model = "" if create.upstream.kind == "replicate" and described.is_pinned else described.model
     if described.deployment is not None:
         model = f"{DEPLOYMENTS}{described.deployment}"
-    return derive_key(
-        KeyIngredients(create.results_scope, create.upstream.name, model, described.version, given, files)
-    )
+    upstream, version = create.upstream.name, described.version
+    given, files, rule = keyed_part(prepared.policy, given, files)
+    key = derive_key(KeyIngredients(prepared.results_scope, upstream, model, version, given, files))
+    return variant_key(key, namespace=controls.namespace, extra=controls.key, rule=rule)

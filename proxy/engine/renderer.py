@@ -109,6 +109,13 @@ class Renderer:
             return None
         return self.stream_url(prediction_id, record.scope, makes_files=bool(record.files))
 
+    async def are_here(self, files: Sequence[OutputFile]) -> bool:
+        """Whether the addresses of all ``files`` lead to something."""
+        for file in files:
+            if not await self._blobs.has(file.blob) and self._spool.get(file.blob.digest) is None:
+                return False
+        return True
+
     def ready(self, record: ResultRecord) -> HitTemplate | None:
         """The template of a record if it is in memory."""
         return self._templates.get((record.record_id, record.key))

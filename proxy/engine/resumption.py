@@ -12,10 +12,13 @@ from typing import Literal
 
 import structlog
 
+from proxy.core.controls import Controls
+from proxy.core.policy import DEFAULT_POLICY, Cached
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, STARTED
 from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create, Prepared, Runs, TakenUp
@@ -46,6 +49,7 @@ class Resumption:
         coalescer: Coalescer,
         predictor: Predictor,
         journal: Journal,
+        desk: PolicyDesk,
         upstreams: Mapping[str, Upstream],
         observe: ResumeObserver,
         now: Callable[[], float],
@@ -55,6 +59,7 @@ class Resumption:
         self._coalescer = coalescer
         self._predictor = predictor
         self._journal = journal
+        self._desk = desk
         self._upstreams = upstreams
         self._observe = observe
         self._now = now
@@ -98,12 +103,24 @@ class Resumption:
             given=run.key_input,
             credential=run.credential,
             scope=run.scope,
-            results_scope=run.results_scope,
-            cache_control=None,
             wants_s=0.0,
         )
-        prepared = Prepared(run.described, run.plan, run.sent or {}, run.key_input, run.key)
-        flight = self._runs.plan_flight(None if run.is_unwanted else run.key, run.started_at, run.record_id)
+        controls = Controls(profile=run.profile, tags=run.tags)
+        policy = self._desk.book.find(run.profile, run.described.policy_name) or DEFAULT_POLICY
+        prepared = Prepared(
+            run.described,
+            run.plan,
+            run.sent or {},
+            run.key_input,
+            run.key,
+            run.results_scope,
+            policy=policy,
+            controls=controls,
+        )
+        is_shared = isinstance(run.plan, Cached) and run.plan.may_share and not run.is_unwanted
+        flight = self._runs.plan_flight(
+            run.key if is_shared else None, run.started_at, run.record_id, is_refresh=run.is_refresh
+        )
         # Its clients were answered already, so it counts as taken. One that is run once more starts anew.
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"

@@ -16,10 +16,22 @@ from typing import Literal
 
 import structlog
 
+from proxy.core.controls import NO_CONTROLS, Controls
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
-from proxy.core.policy import Bypass, Cached, KeepsText, LookupPlan, Store, is_fresh, may_keep_text, plan_store
+from proxy.core.policy import (
+    DEFAULT_POLICY,
+    Bypass,
+    Grade,
+    LookupPlan,
+    Policy,
+    Store,
+    grade,
+    keeps,
+    may_keep_text,
+    plan_store,
+)
 from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight, Landed
@@ -52,8 +64,7 @@ class Create:
 
     Attributes:
         scope: whose prediction it is.
-        results_scope: whose results may answer it, and who may get its own.
-        cache_control: the request's ``Cache-Control`` header.
+        controls: how it wants to use the cache.
         wants_s: seconds for which the client waits for the answer.
         webhook: where news of the prediction shall go.
         deadline_s: seconds after which the prediction is to be cancelled, for this client alone.
@@ -64,9 +75,8 @@ class Create:
     given: JsonObject
     credential: Credential | None
     scope: Scope
-    results_scope: Scope
-    cache_control: str | None
     wants_s: float
+    controls: Controls = NO_CONTROLS
     webhook: WebhookRequest | None = None
     deadline_s: float | None = None
 
@@ -78,7 +88,11 @@ class Prepared:
     Attributes:
         sent: what will be sent, but for files that the upstream cannot read where they are.
         key_input: what is keyed, as it will be stored and shown: files that were given as data left out.
+        key: of the first member of a pool; of the member that is made, once that is settled.
+        results_scope: whose results may answer it, and who may get its own.
         identified: the files of the input; nothing for a run that a former process began.
+        policy: the one that held when the request came.
+        controls: what the policy leaves of the request's wishes.
     """
 
     described: ModelDescription
@@ -86,7 +100,10 @@ class Prepared:
     sent: JsonObject
     key_input: JsonObject
     key: PredictionKey | None
+    results_scope: Scope
     identified: Identified = field(default_factory=Identified)
+    policy: Policy = DEFAULT_POLICY
+    controls: Controls = NO_CONTROLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +141,6 @@ class Runs:
         remains: Remains,
         streams: Streams,
         observe_run: RunObserver,
-        keeps_text: KeepsText,
         now: Callable[[], float],
     ) -> None:
         self._results = results
@@ -137,28 +153,30 @@ class Runs:
         self._remains = remains
         self._streams = streams
         self._observe_run = observe_run
-        self._keeps_text: KeepsText = keeps_text
         self._now = now
 
-    def plan_flight(self, key: PredictionKey | None, at: float, record_id: RecordId | None = None) -> Flight:
+    def plan_flight(
+        self, key: PredictionKey | None, at: float, record_id: RecordId | None = None, *, is_refresh: bool = False
+    ) -> Flight:
         """A flight to be carried out by ``fly``; without a key nobody can join it. ``at`` in epoch seconds.
 
-        ``record_id``: of a run that was begun before.
+        ``record_id``: of a run that was begun before. ``is_refresh``: it runs although there may be a result.
         """
-        return Flight(new_record_id() if record_id is None else record_id, key, at)
+        return Flight(new_record_id() if record_id is None else record_id, key, at, is_refresh=is_refresh)
 
-    async def find_fresh(self, key: PredictionKey, create: Create, prepared: Prepared) -> ResultRecord | None:
-        """The stored result under ``key``, if it is complete, this caller's and young enough."""
+    async def find(self, key: PredictionKey, create: Create, prepared: Prepared) -> tuple[ResultRecord, Grade] | None:
+        """The stored result under ``key``, if it is complete and this caller's, and what it is good for."""
         record = self._results.peek(key) or await self._results.get_complete(key)
-        if record is None or record.scope != create.results_scope:
+        if record is None or record.scope != prepared.results_scope:
             return None
-        fresh = is_fresh(record.completed_at, is_pinned=prepared.described.is_pinned, now=self._now())
-        return record if fresh else None
+        age_s = self._now() - record.completed_at
+        is_pinned = prepared.described.is_pinned
+        return record, grade(age_s, prepared.policy, prepared.controls.directives, is_pinned=is_pinned)
 
     async def fly(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None = None) -> None:
         """The work of a flight; always ends in ``land``, ``refuse`` or ``set_aside``."""
         makes_files = output_makes_files(prepared.described.openapi)
-        is_kept = isinstance(prepared.plan, Cached)
+        is_kept = keeps(prepared.plan)
         self._streams.expect(flight, Source(create.upstream, create.credential, is_kept, makes_files))
         try:
             landed = await self._run(flight, create, prepared, taken_up)
@@ -186,7 +204,7 @@ class Runs:
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
-            flight.record_id, create.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
+            flight.record_id, prepared.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
@@ -212,7 +230,7 @@ class Runs:
         self, flight: Flight, create: Create, prepared: Prepared
     ) -> tuple[Outcome, Prepared] | tuple[Landed, Prepared]:
         """Look once more, then run; what was found, or how the run ended, and what is known of it by then."""
-        if flight.key is not None:
+        if flight.key is not None and not flight.is_refresh:
             stored = await self._look_up_inside(flight.key, create, prepared)
             if stored is not None:
                 flight.record_id = stored.record_id
@@ -233,10 +251,10 @@ class Runs:
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
         """See a former process's run through. Its flight counts as accepted: its clients were answered."""
         stored = await self._results.find_complete(flight.record_id)
-        if stored is not None and stored.scope == create.results_scope:
+        if stored is not None and stored.scope == prepared.results_scope:
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
-        if left is not None and left.scope == create.results_scope:
+        if left is not None and left.scope == prepared.results_scope:
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
@@ -246,7 +264,7 @@ class Runs:
 
     def _open_partials(self, flight: Flight, create: Create, prepared: Prepared) -> None:
         """From here on, what the run has given so far is shown."""
-        access, keep = create.upstream.output_access, isinstance(prepared.plan, Cached)
+        access, keep = create.upstream.output_access, keeps(prepared.plan)
         flight.partials = Partials(self._ingestor, access, keep=keep, changed=flight.show)
 
     def _job(self, flight: Flight, create: Create, prepared: Prepared, sent: JsonObject, job_id: str) -> Job:
@@ -272,7 +290,7 @@ class Runs:
                 is_noted = True
                 self._gatekeeper.accept(create.upstream, create.credential)
                 described = _told(prepared.described, progress)
-                self._journal.started(flight.record_id, create.results_scope, described, flight.started_at)
+                self._journal.started(flight.record_id, prepared.results_scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
             flight.report(progress)
 
@@ -284,7 +302,8 @@ class Runs:
         It is a hit, so it needs what a hit needs: a request that came here because nobody could be asked about its
         credential, or because a file of the result was gone, gets no hit by this way either.
         """
-        record = await self.find_fresh(key, create, prepared)
+        found = await self.find(key, create, prepared)
+        record = found[0] if found is not None and found[1] == "fresh" else None
         if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.credential):
             return None
         try:
@@ -299,12 +318,12 @@ class Runs:
         """Store what a successful run gave: blobs first, record last. ``partials``: what is here of it already."""
         access = create.upstream.output_access
         files = plan_output(outcome.output, access)
-        wants_store = isinstance(prepared.plan, Cached) and not files.foreign
+        wants_store = keeps(prepared.plan) and not files.foreign
         ingested = await self._ingestor.ingest(files, access, keep=wants_store, known=partials.known)
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),
-            scope=create.results_scope,
+            scope=prepared.results_scope,
             upstream=create.upstream.name,
             model=outcome.model or prepared.described.model,
             version=prepared.described.version,
@@ -320,9 +339,10 @@ class Runs:
             upstream_id=outcome.upstream_id,
             is_streamable=self._streams.is_streamable(flight),
             deployment=prepared.described.deployment,
+            tags=prepared.controls.tags,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
-        is_text_kept = may_keep_text(self._keeps_text, prepared.key_input, outcome.output)
+        is_text_kept = may_keep_text(prepared.policy, prepared.key_input, outcome.output)
         decision = plan_store(prepared.plan, outcome.status, files, stored_files, is_text_kept=is_text_kept)
         is_stored = False
         if isinstance(decision, Store):
@@ -388,7 +408,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
     return OngoingRun(
         record_id=flight.record_id,
         scope=create.scope,
-        results_scope=create.results_scope,
+        results_scope=prepared.results_scope,
         upstream=create.upstream.name,
         upstream_id=upstream_id,
         job_id=job.id,
@@ -400,5 +420,8 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         sent=None if create.upstream.outlives_us else job.input,
         credential=create.credential if create.upstream.has_accounts else None,
         started_at=flight.started_at,
+        profile=prepared.controls.profile,
+        tags=prepared.controls.tags,
+        is_refresh=flight.is_refresh,
         repeats=repeats,
     )

@@ -7,13 +7,13 @@ browser marks with a foreign ``Origin`` is refused.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.core.addresses import OUTPUTS_PREFIX
-from proxy.core.errors import BadRequest, Forbidden, HotplateError
+from proxy.core.errors import BadRequest, Forbidden, HotplateError, NotFound
 from proxy.routes.exchange import Exchange
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -22,30 +22,41 @@ API_PREFIX = "/v1"
 """One client's base URL ends with it and another's does not, so ``/v1/x``, ``/v1/v1/x`` and ``/x`` are one."""
 
 
+PROFILE_MARK = "/@"
+"""``/@name/v1/x`` is ``/v1/x`` by the policies of that name: clients that cannot send headers have a base URL."""
+
+
 class Guard:
     """Checks every request before it is routed, and routes every spelling of a path as one."""
 
-    def __init__(self, app: ASGIApp, *, only_names: Collection[str] | None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, only_names: Collection[str] | None, has_profile: Callable[[str], bool] = lambda _: False
+    ) -> None:
         """``only_names``: host names that may be asked, or ``None`` when callers are told apart by credentials."""
         self._app = app
+        self._has_profile = has_profile
         self._only_names = frozenset(only_names) if only_names is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path, raw, profile = scope["path"], scope.get("raw_path") or scope["path"].encode(), None
+        if path.startswith(PROFILE_MARK) and raw.startswith(PROFILE_MARK.encode()):
+            profile, _, path = path[len(PROFILE_MARK) :].partition("/")
+            path, raw = "/" + path, b"/" + raw.partition(b"/")[2].partition(b"/")[2]
         try:
             self._check(scope)
+            if profile is not None and not self._has_profile(profile):
+                raise NotFound("no policy of this proxy has the name that the base URL gives")
         except HotplateError as error:
             await Exchange(scope, receive, send).respond_error(error)
             return
-        path = scope["path"]
         while path.startswith(API_PREFIX + "/"):
             path = path[len(API_PREFIX) :]
-        raw = scope.get("raw_path") or path.encode()
         while raw.startswith(b"/v1/"):
             raw = raw[3:]
-        await self._app({**scope, "path": path, "raw_path": raw}, receive, send)
+        await self._app({**scope, "path": path, "raw_path": raw, "hotplate.profile": profile}, receive, send)
 
     def _check(self, scope: Scope) -> None:
         host = origin = None

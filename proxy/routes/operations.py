@@ -84,8 +84,6 @@ class Operations:
             given=parsed.input,
             credential=credential,
             scope=(await services.gatekeeper.identify(upstream, credential)).owner,
-            results_scope=services.gatekeeper.results_scope(upstream, credential),
-            cache_control=None,
             wants_s=0.0,
         )
         prepared = await services.preparation.prepare(create)
@@ -100,7 +98,7 @@ class Operations:
                 "version": described.version,
                 "is_pinned": described.is_pinned,
                 "schema_known": described.schema is not None,
-                "scope": create.results_scope.hex()[:16],
+                "scope": prepared.results_scope.hex()[:16],
                 "key_version": KEY_VERSION,
                 "given": parsed.input,
                 "normalised": prepared.identified.key_input,

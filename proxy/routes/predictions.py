@@ -7,10 +7,12 @@ has not ended says ``starting``, because the clients take any other word for the
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Literal
 
+from proxy.core.controls import parse_controls
 from proxy.core.errors import InputInvalid, InvalidField, NotFound
 from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
@@ -28,8 +30,6 @@ from storage.digest import Scope
 from storage.records import JsonObject, JsonValue
 
 _HIT_STATUS = f"{CACHE_NAME}; hit".encode()
-_STRETCHED_STATUS = _HIT_STATUS + b"; detail=auth-stretched"
-"""Given on an acceptance that is older than usual, because its upstream cannot be asked."""
 
 
 class Predictions:
@@ -82,9 +82,8 @@ class Predictions:
                 given=parsed.input,
                 credential=credential,
                 scope=visitor.owner,
-                results_scope=services.gatekeeper.results_scope(upstream, credential),
-                cache_control=exchange.headers.get("cache-control"),
                 wants_s=wait_s or 0.0,
+                controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
                 webhook=parsed.webhook,
                 deadline_s=deadline_s,
             )
@@ -128,7 +127,8 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", url),
-            (b"cache-status", _STRETCHED_STATUS if hit.is_stretched else _HIT_STATUS),
+            (b"age", b"%d" % hit.age_s),
+            (b"cache-status", _hit_status(hit)),
             (b"server-timing", b"total;dur=%.2f" % ((time.perf_counter() - began) * 1000)),
         ]
         if hit.template.links:
@@ -202,6 +202,27 @@ def _comes_in_pieces(output: JsonValue) -> bool:
     return isinstance(output, list)
 
 
+def _hit_status(hit: Hit) -> bytes:
+    """``Cache-Status`` of a hit. Source: RFC 9211 sections 2.1, 2.4 and 2.8."""
+    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf and not hit.is_stretched:
+        return _HIT_STATUS
+    status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
+    details = [_place(hit.member)] if hit.member is not None else []
+    if hit.member is None and hit.grade != "fresh":
+        details.append("revalidating" if hit.grade == "revalidate" else "stale-if-error")
+    if hit.is_stretched:
+        details.append("auth-stretched")
+    if details:
+        is_token = len(details) == 1 and hit.member is None
+        status += f"; detail={details[0]}".encode() if is_token else f'; detail="{", ".join(details)}"'.encode()
+    return status
+
+
+def _place(member: tuple[int, int]) -> str:
+    number, size = member
+    return f"pool {number + 1}/{size}"
+
+
 def _outcome_word(entry: Running, landed: Landed | None) -> str:
     if entry.flight.key is None:
         return "bypass"
@@ -223,8 +244,11 @@ def _cache_status(entry: Running, landed: Landed | None) -> str:
         parts.append("stored")
     if entry.is_follower:
         parts.append("collapsed")
-    if landed is not None:
-        parts.append("detail=cold" if landed.outcome.boot_s > 0 else "detail=warm")
+    words = [] if landed is None else ["cold" if landed.outcome.boot_s > 0 else "warm"]
+    if entry.member is not None:
+        parts.append('detail="' + " ".join([*words, _place(entry.member)]) + '"')
+    elif words:
+        parts.append(f"detail={words[0]}")
     return "; ".join(parts)
 
 

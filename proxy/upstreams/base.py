@@ -75,6 +75,11 @@ class ModelDescription:
     openapi: JsonObject | None = None
     deployment: str | None = None
 
+    @property
+    def policy_name(self) -> str:
+        """What globs over models are matched with; ``""`` while the model is not known."""
+        return self.model if self.deployment is None else f"{DEPLOYMENTS}{self.deployment}"
+
 
 @dataclass(frozen=True, slots=True)
 class Job:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 from PIL import Image
 
 from proxy.core.addresses import AddressBook, StreamBook, StreamName
+from proxy.core.cache_control import parse_cache_control
+from proxy.core.controls import Controls
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
+from proxy.core.policy import Policy, PolicyBook
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.core.webhooks import WebhookRequest, derive_secret
@@ -23,9 +27,11 @@ from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running
@@ -73,6 +79,7 @@ class Engine:
         output_urls: Literal["auto", "url", "data"] = "auto",
         own_tokens: tuple[str, ...] = (),
         cache_enabled: bool = True,
+        policies: Sequence[Policy] = (),
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
         heartbeat_s: float = 15.0,
@@ -82,6 +89,7 @@ class Engine:
             "output_urls": output_urls,
             "own_tokens": own_tokens,
             "cache_enabled": cache_enabled,
+            "policies": policies,
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
             "heartbeat_s": heartbeat_s,
@@ -174,10 +182,11 @@ class Engine:
             remains=self.remains,
             streams=self.streams,
             observe_run=lambda name, outcome: self.runs.append(outcome),
-            keeps_text="deterministic",
             now=self.clock,
         )
-        self.preparation = Preparation(self.file_inputs, cache_enabled=cache_enabled)
+        self.desk = PolicyDesk(PolicyBook(policies), is_enabled=cache_enabled)
+        self.preparation = Preparation(self.file_inputs, self.gatekeeper, self.desk)
+        self.lookup = Lookup(self.flights, self.gatekeeper, self.renderer, self.clock)
         self.views = Views(
             results=self.storage.results,
             renderer=self.renderer,
@@ -191,10 +200,10 @@ class Engine:
         )
         self.predictor = Predictor(
             preparation=self.preparation,
+            lookup=self.lookup,
             views=self.views,
             runs=self.flights,
             coalescer=self.coalescer,
-            renderer=self.renderer,
             gatekeeper=self.gatekeeper,
             mint=mint,
             recent=self.recent,
@@ -210,6 +219,7 @@ class Engine:
             self.coalescer,
             self.predictor,
             self.journal,
+            self.desk,
             {self.upstream.name: self.upstream},
             lambda name, how: self.left_behind.append((name, how)),
             self.clock,
@@ -244,6 +254,7 @@ class Engine:
         *,
         token: str | None = TOKEN,
         cache_control: str | None = None,
+        controls: Controls | None = None,
         upstream: Upstream | None = None,
         wants_s: float = 0.0,
         target: ModelTarget | None = None,
@@ -259,9 +270,8 @@ class Engine:
             given={"prompt": "a red fox"} if given is None else given,
             credential=credential,
             scope=self.gatekeeper.scope_of(asked, credential),
-            results_scope=self.gatekeeper.results_scope(asked, credential),
-            cache_control=cache_control,
             wants_s=wants_s,
+            controls=controls or Controls(parse_cache_control(cache_control)),
             deadline_s=deadline_s,
             webhook=webhook,
         )
@@ -271,7 +281,7 @@ class Engine:
         if isinstance(prediction, Running):
             prediction_id, scope = prediction.id, prediction.results_scope
         else:
-            prediction_id, scope = prediction, self.request().results_scope
+            prediction_id, scope = prediction, self.gatekeeper.results_scope(self.upstream, Credential(TOKEN))
         name = self.stream_book.verify(self.stream_book.path(prediction_id, scope, makes_files=False)[-59:])
         assert name is not None
         return name

@@ -59,8 +59,8 @@ def test_earlier_output_and_its_bytes_give_the_same_picture(proxy: ProxyProcess)
     by_url, by_data = draw(proxy, image=url), draw(proxy, image=data)
     assert by_url.json()["status"] == by_data.json()["status"] == "succeeded"
     assert by_url.json()["output"] == by_data.json()["output"] != first.json()["output"]
-    assert by_data.headers["cache-status"] == "Hotplate; hit"
-    assert draw(proxy, image=data).headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in by_data.headers["cache-status"]
+    assert "; hit" in draw(proxy, image=data).headers["cache-status"]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"])

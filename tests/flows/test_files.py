@@ -156,7 +156,7 @@ def test_same_bytes_are_one_key_by_whatever_name_they_come(pair: Pair, host: Hos
     assert "stored" in status(first)
     for name in (uploaded(pair, data), data_url(data), output, f"{host.origin}/a.png"):
         again = edit(pair, name, f"four names {size_bytes}")
-        assert status(again) == "Hotplate; hit"
+        assert "; hit" in status(again)
         assert again.json()["output"] == first.json()["output"]
         assert again.json()["input"]["image"] == name
     other = edit(pair, uploaded(pair, picture("blue")), f"four names {size_bytes}")
@@ -250,7 +250,7 @@ def test_changed_remote_file_is_another_picture(pair: Pair, host: Host) -> None:
     third = edit(pair, url, "changing")
     assert "hit" not in status(second)
     assert second.json()["output"] != first.json()["output"]
-    assert status(third) == "Hotplate; hit"
+    assert "; hit" in status(third)
     assert third.json()["output"] == first.json()["output"]
 
 
@@ -335,7 +335,7 @@ def test_another_account_cannot_see_or_use_a_file(pair: Pair) -> None:
     assert status(theirs) == "Hotplate; fwd=bypass; detail=url-input"
     delete = httpx.delete(mine, headers={"Authorization": f"Bearer {BOB}"}, trust_env=False)
     assert delete.status_code == 404
-    assert status(edit(pair, mine, "mine")) == "Hotplate; hit"
+    assert "; hit" in status(edit(pair, mine, "mine"))
 
 
 def test_deleted_file_is_gone_and_its_results_stay(pair: Pair) -> None:
@@ -346,7 +346,7 @@ def test_deleted_file_is_gone_and_its_results_stay(pair: Pair) -> None:
     assert (delete.status_code, delete.content) == (204, b"")
     assert pair.get(url.removeprefix(pair.proxy.public_url)).status_code == 404
     assert edit(pair, url, "deleted").json()["status"] == "failed"
-    assert status(edit(pair, data_url(data), "deleted")) == "Hotplate; hit"
+    assert "; hit" in status(edit(pair, data_url(data), "deleted"))
 
 
 def test_upload_over_the_limit_is_refused_in_the_upstream_s_words(pair: Pair) -> None:
@@ -431,7 +431,7 @@ def test_upload_in_chunks_of_unknown_length_passes(pair: Pair) -> None:
     answer = httpx.post(f"{pair.proxy.public_url}/v1/files", content=pieces(), headers=headers, trust_env=False)
     assert answer.json()["checksums"]["sha256"] == hashlib.sha256(data).hexdigest()
     assert edit(pair, answer.json()["urls"]["get"], "chunked").json()["status"] == "succeeded"
-    assert status(edit(pair, data_url(data), "chunked")) == "Hotplate; hit"
+    assert "; hit" in status(edit(pair, data_url(data), "chunked"))
 
 
 # -- uploads that are kept here ------------------------------------------------------------------------
@@ -536,7 +536,7 @@ def test_upload_that_went_upstream_can_be_read_by_a_model_here(tmp_path: Path) -
                 for image in (file["urls"]["get"], data_url(data))
             ]
             assert answers[0].json()["status"] == "succeeded"
-            assert status(answers[1]) == "Hotplate; hit"
+            assert "; hit" in status(answers[1])
             assert httpx.get(f"{proxy.public_url}/v1/files", trust_env=False).json()["results"] == []
             pair = Pair(api, proxy)
             assert edit(pair, file["urls"]["get"], "both").json()["status"] == "succeeded"

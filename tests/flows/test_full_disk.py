@@ -90,7 +90,7 @@ def test_store_at_its_limit_goes_on_from_memory(tmp_path: Path) -> None:
         assert told["status"] == "degraded"
         assert "room" in told["storage"]
         # What was stored before is still there, and what was not is run again.
-        assert draw(proxy, "number 0", LOCAL).headers["cache-status"] == "Hotplate; hit"
+        assert "; hit" in draw(proxy, "number 0", LOCAL).headers["cache-status"]
         runs = proxy.runs()
         repeated = draw(proxy, "number 5", LOCAL)
         assert "hit" not in repeated.headers["cache-status"]
@@ -164,7 +164,7 @@ def test_full_disk_goes_on_from_memory_and_recovers(behind_an_api: ProxyProcess)
     answers = [draw(proxy, f"number {number}") for number in range(4)]
     assert not any(is_stored(answer) for answer in answers)
     assert readiness(proxy)["status"] == "degraded"
-    assert draw(proxy, "while there is room").headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in draw(proxy, "while there is room").headers["cache-status"]
     ballast.unlink()
     deadline = time.monotonic() + RECOVERY_S
     number = 0
@@ -172,7 +172,7 @@ def test_full_disk_goes_on_from_memory_and_recovers(behind_an_api: ProxyProcess)
         assert time.monotonic() < deadline, f"nothing is stored again: {readiness(proxy)}"
         number += 1
         time.sleep(0.2)
-    assert draw(proxy, f"after it {number}").headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in draw(proxy, f"after it {number}").headers["cache-status"]
     assert_ready_again(proxy, deadline)
     assert_nothing_broke(proxy)
 
@@ -203,7 +203,7 @@ def test_local_model_on_a_full_disk_says_so_and_recovers(small_disk: Path) -> No
                 assert "No space left" in prediction["error"]
             assert not is_stored(answer)
         assert readiness(proxy)["status"] == "degraded"
-        assert draw(proxy, "while there is room", LOCAL).headers["cache-status"] == "Hotplate; hit"
+        assert "; hit" in draw(proxy, "while there is room", LOCAL).headers["cache-status"]
         ballast.unlink()
         assert is_stored(draw(proxy, "after it", LOCAL))
         assert_ready_again(proxy, time.monotonic() + RECOVERY_S)

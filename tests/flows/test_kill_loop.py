@@ -79,7 +79,7 @@ def test_nothing_acknowledged_is_lost_and_nothing_is_left_behind(tmp_path: Path)
     try:
         for prompt, output in acknowledged.items():
             answer = ask(last.public_url, prompt)
-            assert answer.headers["cache-status"] == "Hotplate; hit", prompt
+            assert "; hit" in answer.headers["cache-status"], prompt
             assert answer.json()["output"][0] == output
         assert last.runs() <= repeats(last), "only what the last kill cut off is run once more"
     finally:

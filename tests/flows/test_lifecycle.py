@@ -69,7 +69,7 @@ def test_result_id_and_address_outlive_a_kill(tmp_path: Path) -> None:
         miss = draw(proxy, "to be kept")
         hit = draw(proxy, "to be kept")
         assert "stored" in miss.headers["cache-status"]
-        assert hit.headers["cache-status"] == "Hotplate; hit"
+        assert "; hit" in hit.headers["cache-status"]
         proxy.stop(signal.SIGKILL)
     config = local_config() + "\n[cache]\noutput_urls = 'data'\n"
     with running_proxy(tmp_path / "data", config) as again:

@@ -261,7 +261,7 @@ async def test_deployment_that_a_glob_names_is_served_by_a_cog_server(tmp_path: 
         finally:
             await asyncio.to_thread(proxy.stop)
     assert {one.json()["deployment"] for one in made} == {"acme/live"}
-    assert made[1].headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in made[1].headers["cache-status"]
     assert "deployment" not in by_model
     assert len(server.taken) == 2, "the deployment and the model are namespaces of their own"
     assert listed == looked_up

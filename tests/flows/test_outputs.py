@@ -370,4 +370,4 @@ def test_damaged_file_is_never_served_and_is_made_anew(
         assert "; stored" in made.headers["cache-status"]
         assert again.runs() == 1
         assert ask(here).content == data
-        assert create(again, given).headers["cache-status"] == "Hotplate; hit"
+        assert "; hit" in create(again, given).headers["cache-status"]

@@ -89,7 +89,7 @@ def test_files_come_one_by_one_under_the_proxy_s_addresses(journey: Journey) -> 
         assert httpx.get(output[-1], trust_env=False).headers["content-type"] == "image/png"
     assert journey.api.counters()["output_reads"] == 4, "each was fetched once"
     again = journey.create(GALLERY, seed=1, num_outputs=4, interval=0.5)
-    assert again.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in again.headers["cache-status"]
     assert list(journey.follow(again.json()))[-1]["output"] == final
 
 
@@ -112,7 +112,7 @@ def test_waiting_create_is_answered_when_all_files_are_here_and_stored_only_at_t
     assert (ended["status"], ended["output"]) == ("succeeded", prediction["output"])
     assert ended["metrics"]["predict_time"] > 0
     hit = journey.create(GALLERY, prefer="wait", **given)
-    assert hit.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in hit.headers["cache-status"]
     assert hit.json()["output"] == prediction["output"]
     assert journey.api.counters()["output_reads"] == 3
 

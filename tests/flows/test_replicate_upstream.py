@@ -74,7 +74,7 @@ def test_miss_is_stored_and_repeat_makes_no_run(pair: Pair) -> None:
     miss, hit = pair.post(PIXEL, given), pair.post(PIXEL, given)
     assert (miss.status_code, hit.status_code) == (201, 201)
     assert "; stored" in miss.headers["cache-status"]
-    assert hit.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in hit.headers["cache-status"]
     assert files(miss.json()) == files(hit.json())
     assert miss.json()["id"] != hit.json()["id"]
     assert files(hit.json())[0].startswith(pair.proxy.public_url + "/outputs/")
@@ -103,7 +103,7 @@ def test_three_spellings_of_a_version_meet_in_one_key(pair: Pair) -> None:
     first = pair.post("/v1/predictions", {**given, "version": f"painters/brush:{version}"})
     second = pair.post("/v1/predictions", {**given, "version": version})
     assert first.json()["status"] == second.json()["status"] == "succeeded"
-    assert second.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in second.headers["cache-status"]
     assert pair.api.counters()["creates"] == 1
 
 
@@ -115,7 +115,7 @@ def test_two_tokens_never_share_and_one_token_in_two_schemes_does(pair: Pair) ->
     assert pair.api.counters()["creates"] == 2
     assert files(mine.json()) != files(theirs.json())
     token_word = pair.post(PIXEL, given, token=None, Authorization=f"Token {ALICE}")
-    assert token_word.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in token_word.headers["cache-status"]
     own_id = mine.json()["id"]
     assert pair.get(f"/v1/predictions/{own_id}").status_code == 200
     assert pair.get(f"/v1/predictions/{own_id}", token=BOB).status_code == 404
@@ -141,7 +141,7 @@ def test_hit_after_a_restart_asks_once_whether_the_credential_is_good(tmp_path: 
         with running_proxy(tmp_path / "data", config(api)) as proxy:
             pair = Pair(api, proxy)
             for _ in range(3):
-                assert pair.post(PIXEL, given).headers["cache-status"] == "Hotplate; hit"
+                assert "; hit" in pair.post(PIXEL, given).headers["cache-status"]
             assert (api.counters()["accounts"], api.counters()["creates"]) == (1, 0)
             assert pair.get(f"/v1/predictions/{first['id']}").json()["status"] == "succeeded"
             assert pair.post(PIXEL, given, token="r8_somebody_else_entirely").status_code == 401
@@ -151,7 +151,7 @@ def test_deployment_is_cached_in_a_namespace_of_its_own(pair: Pair) -> None:
     given = {"input": {"prompt": "deployed", "seed": 7}}
     deployed = "/v1/deployments/acme/pixel-live/predictions"
     miss, hit = pair.post(deployed, given), pair.post(deployed, given)
-    assert hit.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in hit.headers["cache-status"]
     for answer in (miss, hit, pair.get(f"/v1/predictions/{miss.json()['id']}")):
         shown = answer.json()
         assert (shown["deployment"], shown["model"], shown["version"]) == ("acme/pixel-live", "acme/pixel", "hidden")
@@ -223,7 +223,7 @@ def test_cache_control_on_create_is_obeyed(pair: Pair, directive: str, hits: boo
     given = {"input": {"prompt": directive, "seed": 1}}
     asked = pair.post(PIXEL, given, **{"Cache-Control": directive})
     assert asked.json()["status"] == "succeeded"
-    assert pair.post(PIXEL, given, **{"Cache-Control": directive}).headers["cache-status"] != "Hotplate; hit"
+    assert "; hit" not in pair.post(PIXEL, given, **{"Cache-Control": directive}).headers["cache-status"]
     assert pair.api.counters()["creates"] == 2
     assert ("; hit" in pair.post(PIXEL, given).headers["cache-status"]) is hits
 
@@ -268,7 +268,8 @@ def test_create_that_does_not_wait_says_starting_though_the_pieces_are_there(pai
     hit = httpx.post(
         pair.proxy.public_url + PIXEL, json=given, headers={"Authorization": f"Bearer {ALICE}"}, trust_env=False
     )
-    assert (hit.status_code, hit.headers["cache-status"]) == (201, "Hotplate; hit")
+    assert hit.status_code == 201
+    assert "; hit" in hit.headers["cache-status"]
     said = hit.json()
     assert (said["status"], said["output"], said["logs"], said.get("completed_at")) == ("starting", None, "", None)
     assert said["input"] == given["input"]
@@ -293,7 +294,7 @@ def test_upstream_that_is_down_is_said_so_and_the_server_goes_on(tmp_path: Path)
         assert pair.post(PIXEL, given).json()["status"] == "succeeded"
     try:
         # Accepted within minutes: the hit needs nobody. A miss does.
-        assert pair.post(PIXEL, given).headers["cache-status"] == "Hotplate; hit"
+        assert "; hit" in pair.post(PIXEL, given).headers["cache-status"]
         missed = pair.post(PIXEL, {"input": {"prompt": "after it", "seed": 1}})
         assert (missed.status_code, missed.json()["status"]) == (502, 502)
         assert httpx.get(f"{proxy.admin_url}/readyz", trust_env=False).status_code == 200

@@ -70,7 +70,7 @@ def test_run_in_flight_upstream_is_adopted_by_the_next_proxy(tmp_path: Path, end
             outputs = [ended(again, one["id"])["output"] for one in (first, second, joined.json())]
             assert outputs[0] == outputs[1] == outputs[2]
             assert httpx.get(outputs[0][0], trust_env=False).status_code == 200
-            assert post(again, PIXEL, given).headers["cache-status"] == "Hotplate; hit"
+            assert "; hit" in post(again, PIXEL, given).headers["cache-status"]
             assert left_behind(again) == {"adopted": 1, "repeated": 0, "lost": 0}
         assert api.counters()["runs"] == {"acme/pixel": 1}
         assert api.counters()["cancels"] == 0

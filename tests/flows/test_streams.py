@@ -137,7 +137,7 @@ def test_miss_is_told_while_it_runs_and_hit_replays_it(pair: Pair) -> None:
     assert outputs(live) == prediction["output"]
     assert prediction["urls"]["stream"] == url
     hit = pair.create(WRITER, prompt="live")
-    assert hit.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in hit.headers["cache-status"]
     assert stream_of(hit) != url
     assert told(stream_of(hit)) == told(url) == live
     counters = pair.api.counters()
@@ -155,7 +155,7 @@ def test_files_are_told_under_addresses_of_the_proxy(pair: Pair) -> None:
         assert httpx.get(address, trust_env=False).content.startswith(b"\x89PNG")
     assert pair.ended(made.json()["id"])["output"] == outputs(live)
     hit = pair.create(GALLERY, prompt="files", num_outputs=3)
-    assert hit.headers["cache-status"] == "Hotplate; hit"
+    assert "; hit" in hit.headers["cache-status"]
     assert pair.ended(hit.json()["id"])["output"] == outputs(live)
     assert told(stream_of(hit)) == live
 

@@ -86,7 +86,7 @@ def test_both_schemes_and_any_case_of_them_name_one_caller(local: ProxyProcess) 
         for scheme in ("Token", "Bearer", "token", "BEARER")
     ]
     assert [answer.status_code for answer in answers] == [201] * 4
-    assert [answer.headers["cache-status"] for answer in answers[1:]] == ["Hotplate; hit"] * 3
+    assert all("; hit" in answer.headers["cache-status"] for answer in answers[1:])
     assert len({answer.json()["output"][0] for answer in answers}) == 1
     assert local.runs() == runs + 1
 

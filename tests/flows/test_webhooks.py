@@ -97,7 +97,7 @@ def test_miss_follower_and_hit_are_told_under_their_own_ids_and_signed(tmp_path:
         api.release()
         receiver.wait(4)
         hit = post(proxy, "told", receiver, ["start", "output", "completed"])
-        assert hit.headers["cache-status"] == "Hotplate; hit"
+        assert "; hit" in hit.headers["cache-status"]
         receiver.wait(7)
         time.sleep(0.2)
         assert len(receiver.got) == 7

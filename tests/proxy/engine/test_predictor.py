@@ -18,6 +18,7 @@ from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import UPSTREAM_WAIT_MAX_S
+from proxy.engine.spool import SPOOL_TTL_S
 from proxy.upstreams.base import Job, ModelDescription, ModelTarget, UpstreamKind, Verdict
 from storage.digest import RecordId, hash_bytes
 from storage.errors import StorageUnavailable
@@ -620,6 +621,16 @@ async def test_result_is_served_from_the_spool_when_the_store_is_away() -> None:
     assert isinstance(await engine.create(), Running)
 
 
+async def test_prediction_whose_spooled_file_is_gone_is_shown_with_its_data_removed() -> None:
+    """It went on with ``succeeded`` and an address that led nowhere."""
+    engine = Engine()
+    entry = await engine.run(cache_control="no-store")
+    assert (await shown(engine, entry)).output[0].startswith(BASE)
+    engine.clock.advance(SPOOL_TTL_S + 1)
+    one = await shown(engine, entry)
+    assert (one.status, one.output, one.is_data_removed) == ("succeeded", None, True)
+
+
 async def test_spooled_result_is_shown_as_data_where_clients_need_that() -> None:
     engine = Engine(base_url="http://127.0.0.1:8484")
     engine.blobs.failure = StorageUnavailable("the disk is full")
@@ -802,7 +813,7 @@ async def test_no_cache_runs_anew_and_replaces_the_result() -> None:
     old = await engine.run()
     engine.egress.serve(OUT, png("blue"))
     fresh = await engine.run(cache_control="no-cache")
-    assert fresh.plan == Cached(may_look_up=False)
+    assert fresh.plan == Cached(may_look_up=False, may_share=False)
     assert len(engine.upstream.jobs) == 2
     hit = await engine.create()
     assert isinstance(hit, Hit)
