@@ -32,6 +32,7 @@ from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
 from proxy.routes.progress import ProgressPosts
 from proxy.routes.streams import Streams
+from proxy.routes.tokens import TokenDesk
 from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import Settings
@@ -188,11 +189,17 @@ def _own_names(services: Services) -> frozenset[str] | None:
 
 def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
+    tokens = TokenDesk(services)
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
         Route("/readyz", Endpoint({"GET": operations.readyz})),
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
+        Route(
+            "/_hotplate/tokens",
+            Endpoint({"GET": operations.guarded(tokens.list), "POST": operations.guarded(tokens.add)}),
+        ),
+        Route("/_hotplate/tokens/{name:path}", Endpoint({"DELETE": operations.guarded(tokens.revoke)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]

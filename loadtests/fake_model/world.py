@@ -218,6 +218,7 @@ class World:
         self.outputs: dict[str, Output] = {}
         self.kept: dict[str, Output] = {}
         self.faults = Faults()
+        self.revoked: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.runs: Counter[str] = Counter()
         self.last_create: JsonObject = {}
@@ -305,7 +306,7 @@ class World:
         return ended_at is not None and not prediction.is_kept and self.is_expired(ended_at)
 
     def account_of(self, token: str) -> str | None:
-        return self.options.accounts.get(token)
+        return self.options.accounts.get(token) if token not in self.revoked else None
 
 
 def _map(document: Any, change: Callable[[Any], Any]) -> Any:

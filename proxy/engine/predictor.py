@@ -399,7 +399,6 @@ class Predictor:
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
             await _written(self._cancel(entry), WRITE_WAIT_S)
-            return await self._views.of(entry)
         return await self._views.find(prediction_id, scope, entitled)
 
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:

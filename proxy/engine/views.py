@@ -63,9 +63,11 @@ class Views:
         ``in_list`` shows files as addresses, since many predictions make up one answer then. One of which nothing is
         left but its id is shown as Replicate shows one whose data were removed.
         """
+        may_see = {scope, *entitled}
         entry = self._recent.running(prediction_id, scope)
         if entry is not None:
-            return await self.of(entry, in_list=in_list)
+            shown = await self.of(entry, in_list=in_list)
+            return shown if entry.results_scope in may_see else _without_data(shown)
         parts = self._mint.read(prediction_id, scope)
         if parts is None or parts.created_at > self._now() + CLOCK_TOLERANCE_S:
             return None
@@ -74,7 +76,6 @@ class Views:
         if canceled is not None:
             return canceled
         record = await self._results.find_complete(parts.record_id) or await self._remains.find(parts.record_id)
-        may_see = {scope, *entitled}
         if record is None or record.scope not in may_see or not parts.may_name(record.created_at):
             return await self._without_result(own_id, parts, scope, may_see)
         shared_the_run = parts.created_at < record.completed_at
@@ -185,6 +186,12 @@ class Views:
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
         return self._renderer.links(record)
+
+
+def _without_data(prediction: Prediction) -> Prediction:
+    """A prediction as it is shown to somebody who is its owner and may not see its result."""
+    is_over = prediction.is_terminal
+    return replace(prediction, input={}, output=None, logs="", metrics={}, stream_url=None, is_data_removed=is_over)
 
 
 def _as_begun(entry: Running) -> Prediction:
