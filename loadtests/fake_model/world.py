@@ -52,6 +52,7 @@ _COUNTED = (
     "webhooks_failed",
     "webhooks_withheld",
     "throttled",
+    "refused",
 )
 
 
