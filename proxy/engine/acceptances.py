@@ -48,7 +48,7 @@ class Acceptances:
         self._stretch_s = max(stretch_s, accept_for_s)
         self._now = now
         self._learned = learned
-        self._accepted_at: OrderedDict[Scope, float] = OrderedDict()
+        self._accepted: OrderedDict[Scope, Accepted] = OrderedDict()
         self._ask_again_at: dict[str, float] = {}
         self._asking: AskedOnce[Scope, Verdict] = AskedOnce()
         self._behind: set[asyncio.Task[Verdict]] = set()
@@ -62,8 +62,8 @@ class Acceptances:
 
     def standing_now(self, upstream: str, token: Scope) -> Standing | None:
         """Why a hit may be given without asking anybody; ``None`` where somebody is to be asked first."""
-        at, now = self._accepted_at.get(token), self._now()
-        if at is not None and now - at < self._accept_for_s:
+        accepted, now = self._accepted.get(token), self._now()
+        if accepted is not None and now - accepted.at < self._accept_for_s:
             return "accepted"
         is_away = now < self._ask_again_at.get(upstream, 0.0)
         return "stretched" if is_away and self._can_be_stretched(token) else None
@@ -74,7 +74,7 @@ class Acceptances:
 
     async def is_known(self, token: Scope) -> bool:
         """Whether its upstream has accepted it before, as far as is remembered. Asks nobody."""
-        return token in self._accepted_at or (await self._accounts.recall(token)).accepted_at is not None
+        return token in self._accepted or (await self._accounts.recall(token)).accepted_at is not None
 
     async def judge(self, upstream: Upstream, credential: Credential, token: Scope) -> Standing | None:
         """Why a hit may be given, if it may; asks the upstream where needed, once for all who wait.
@@ -120,24 +120,24 @@ class Acceptances:
         """Take over what an upstream has said, here or to another process; whether the token's account is another."""
         self._ask_again_at.pop(change.upstream, None)
         if isinstance(change, Refused):
-            self._accepted_at.pop(change.token, None)
+            self._accepted.pop(change.token, None)
             self._accounts.refused(change.token)
             return False
-        self._accepted_at[change.token] = change.at
-        self._accepted_at.move_to_end(change.token)
-        if len(self._accepted_at) > MAX_REMEMBERED:
-            self._accepted_at.popitem(last=False)
+        self._accepted[change.token] = change
+        self._accepted.move_to_end(change.token)
+        if len(self._accepted) > MAX_REMEMBERED:
+            self._accepted.popitem(last=False)
         return self._accounts.accepted(change.token, change.account)
 
-    def accepted_at(self, token: Scope) -> float | None:
-        """When the token was accepted, if that is good still; monotonic seconds."""
-        at = self._accepted_at.get(token)
-        return at if at is not None and self._now() - at < self._accept_for_s else None
+    def fresh(self) -> list[Accepted]:
+        """Every acceptance that is good now."""
+        now = self._now()
+        return [accepted for accepted in self._accepted.values() if now - accepted.at < self._accept_for_s]
 
     def _can_be_stretched(self, token: Scope) -> bool:
-        at = self._accepted_at.get(token)
-        if at is not None:
-            return self._now() - at < self._stretch_s
+        accepted = self._accepted.get(token)
+        if accepted is not None:
+            return self._now() - accepted.at < self._stretch_s
         remembered = self._accounts.known(token)
         age_s = self._accounts.age_s(remembered) if remembered is not None else None
         return age_s is not None and age_s < self._stretch_s

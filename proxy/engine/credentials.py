@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from proxy.core.changes import Accepted, Change, GroupsChanged, Refused, TokenAdded, TokenRevoked
@@ -393,11 +394,7 @@ class Gatekeeper:
         """All that a process that begins now must know to judge as this one does."""
         found: list[Change] = [GroupsChanged(self._groups)]
         found += [TokenAdded(token) for token in self.tokens.all()]
-        for (upstream, _), token in self._scopes.items():
-            at = self._acceptances.accepted_at(token)
-            if at is not None:
-                found.append(Accepted(upstream, token, at, self._account_of(token)))
-        return found
+        return found + [replace(one, account=self._account_of(one.token)) for one in self._acceptances.fresh()]
 
     def _change(self, change: Change) -> None:
         self.apply(change)
@@ -406,7 +403,7 @@ class Gatekeeper:
     def _learned(self, change: Accepted | Refused) -> None:
         self.apply(change)
         if isinstance(change, Accepted):
-            change = Accepted(change.upstream, change.token, change.at, self._account_of(change.token))
+            change = replace(change, account=self._account_of(change.token))
         self.on_change(change)
 
     def _forget_callers(self) -> None:
