@@ -84,7 +84,8 @@ def list_tokens(config: ConfigOption = None) -> None:
     found = _carry_out(load_settings(config), "GET", "", None, offline)["tokens"]
     table = Table(box=None)
     for column in ("name", "id", "scope", "models", "rate", "spend a day", "since"):
-        table.add_column(column)
+        # An id that is cut short is of no use to whoever copies it into the settings.
+        table.add_column(column, min_width=20 if column == "id" else None)
     for one in found:
         since = datetime.fromtimestamp(one["created_at"], UTC).strftime("%Y-%m-%d")
         table.add_row(
