@@ -94,9 +94,11 @@ class Services:
 
     async def home(self, credential: Credential | None) -> Upstream | None:
         """The API to which what Hotplate does not handle goes for this caller: the first that has ever accepted its
-        credential, else the first of all; ``None`` where there is none with accounts."""
+        credential, else the first of all; ``None`` where there is none with accounts, and for Hotplate's own tokens."""
         apis = [upstream for upstream in self.catalog.upstreams if upstream.has_accounts]
-        if len(apis) > 1 and credential is not None and not self.gatekeeper.is_own(credential):
+        if credential is not None and self.gatekeeper.is_own(credential):
+            return None
+        if len(apis) > 1 and credential is not None:
             for upstream in apis:
                 if await self.gatekeeper.is_known(upstream, credential):
                     return upstream

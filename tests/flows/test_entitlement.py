@@ -182,10 +182,8 @@ def settings(data_dir: Path, api: FakeModel) -> Settings:
 
 
 @asynccontextmanager
-async def opened(data_dir: Path, api: FakeModel, clock: ManualClock) -> AsyncIterator[House]:
-    built: Application = await build_application(
-        settings(data_dir, api), "https://images.example.com", RequestLog(None)
-    )
+async def opened(given: Settings, api: FakeModel, clock: ManualClock) -> AsyncIterator[House]:
+    built: Application = await build_application(given, "https://images.example.com", RequestLog(None))
     transport = httpx.ASGITransport(built.public, client=("127.0.0.1", 50_000))
     try:
         async with httpx.AsyncClient(transport=transport, base_url="https://images.example.com") as client:
@@ -203,7 +201,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
 
 @pytest.fixture
 async def house(tmp_path: Path, api: FakeModel, clock: ManualClock) -> AsyncIterator[House]:
-    async with opened(tmp_path / "data", api, clock) as house:
+    async with opened(settings(tmp_path / "data", api), api, clock) as house:
         yield house
 
 
@@ -359,12 +357,12 @@ async def test_stretched_hit_says_so_and_an_upstream_that_is_away_is_asked_once_
 async def test_outage_of_a_day_with_a_restart_in_it_still_serves(
     tmp_path: Path, api: FakeModel, clock: ManualClock
 ) -> None:
-    async with opened(tmp_path / "data", api, clock) as house:
+    async with opened(settings(tmp_path / "data", api), api, clock) as house:
         seed, made = await make(house, UP[0])
         assert (await house.create("account", "alice-2", seed)).status_code == 201
         house.go_away()
         house.pass_s(10 * 3600)
-    async with opened(tmp_path / "data", api, clock) as house:
+    async with opened(settings(tmp_path / "data", api), api, clock) as house:
         house.pass_s(10 * 3600)
         for who in ("alice-1", "alice-2"):
             answer = await house.create("account", who, seed)
@@ -374,12 +372,12 @@ async def test_outage_of_a_day_with_a_restart_in_it_still_serves(
 
 
 async def test_revoked_token_is_not_stretched_by_a_restart(tmp_path: Path, api: FakeModel, clock: ManualClock) -> None:
-    async with opened(tmp_path / "data", api, clock) as house:
+    async with opened(settings(tmp_path / "data", api), api, clock) as house:
         seed, _ = await make(house, UP[0])
         api.revoke(TOKENS["alice-1"])
         assert (await house.ask("alice-1", "GET", "/v1/account")).status_code == 401
         house.go_away()
-    async with opened(tmp_path / "data", api, clock) as house:
+    async with opened(settings(tmp_path / "data", api), api, clock) as house:
         assert (await house.create("account", "alice-1", seed)).status_code == 502
 
 
@@ -414,3 +412,38 @@ async def _soon(seconds: float) -> AsyncIterator[Any]:
     """Something happens soon: gives a coroutine function that waits a little."""
     async with asyncio.timeout(seconds):
         yield lambda: asyncio.sleep(0.02)
+
+
+# -- two APIs ------------------------------------------------------------------------------------------
+
+
+async def test_token_of_one_api_is_told_to_no_other_once_its_own_has_accepted_it(
+    tmp_path: Path, api: FakeModel, clock: ManualClock
+) -> None:
+    """Uploads, lists and all that passes through went to the first API in the settings, whoever's token came along."""
+    theirs = "r8_" + "e" * 37
+    with fake_model(f"--account=erin={theirs}") as second:
+        more = {"name": "second", "base_url": second.base_url, "output_origins": [second.delivery_origin]}
+        own = settings(tmp_path / "data", api)
+        upstream = own.model_dump(mode="json")["upstream"][0]
+        both = [{**upstream, "models": ["painters/*"]}, {**upstream, **more, "models": ["acme/*"]}]
+        two = Settings.model_validate({**own.model_dump(mode="json"), "upstream": both})
+        async with opened(two, api, clock) as house:
+            headers = {"authorization": f"Bearer {theirs}", "prefer": "wait"}
+
+            async def ask(method: str, path: str, **more: Any) -> httpx.Response:
+                return await house.client.request(method, path, headers=headers, **more)
+
+            before = api.counters()
+            given = {"input": {"prompt": "of the second", "seed": 1}}
+            made = (await ask("POST", "/v1/models/acme/pixel/predictions", json=given)).json()
+            assert made["status"] == "succeeded"
+            assert made["id"] in [each["id"] for each in (await ask("GET", "/v1/predictions")).json()["results"]]
+            assert (await ask("GET", "/v1/account")).json()["username"] == "erin"
+            uploaded = await ask("POST", "/v1/files", files={"content": ("a.txt", b"x", "text/plain")})
+            assert uploaded.status_code == 201
+            assert (await ask("GET", "/v1/files")).json()["results"]
+            assert (await ask("GET", f"/v1/predictions/{made['id']}")).status_code == 200
+            assert (await ask("GET", "/v1/predictions/" + "a" * 26)).status_code == 404
+            assert (await ask("GET", "/v1/webhooks/default/secret")).status_code == 200
+            assert api.counters() == before, "the first API has heard nothing"
