@@ -84,6 +84,7 @@ async def build_application(
         await services.gatekeeper.load()
         if settings.webhooks.enabled:
             await services.courier.resume()
+        await services.books.open()
         await services.resumption.resume()
     except BaseException:
         for upstream in upstreams:
@@ -104,6 +105,7 @@ async def build_application(
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
+        await services.books.aclose()
         await storage.aclose()
 
     return Application(
@@ -200,6 +202,7 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
             Endpoint({"GET": operations.guarded(tokens.list), "POST": operations.guarded(tokens.add)}),
         ),
         Route("/_hotplate/tokens/{name:path}", Endpoint({"DELETE": operations.guarded(tokens.revoke)})),
+        Route("/_hotplate/stats", Endpoint({"GET": operations.guarded(operations.stats)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]

@@ -13,6 +13,7 @@ from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -26,7 +27,7 @@ from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
-from proxy.engine.policies import PolicyDesk
+from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions
@@ -88,7 +89,16 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
+    books = Books(
+        rows,
+        lambda upstream, model: price_of(policy_desk.book, model),
+        time.time,
+        used_bytes=storage.used_bytes,
+        storage_price=settings.money.storage_price_per_gb_month,
+    )
+    metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
     remains = Remains(rows, Sealer(secrets), storage.blobs)
@@ -103,6 +113,7 @@ def build_services(
         groups=Groups.of(settings.auth.groups),
         notes=storage.notes,
         wall=time.time,
+        spent_today=books.spent_today,
         observe_stretched=metrics.observe_stretched,
     )
     for upstream in catalog.upstreams:
@@ -170,6 +181,7 @@ def build_services(
         remains=remains,
         streams=streams,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        books=books,
         now=time.time,
     )
     policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
@@ -199,6 +211,7 @@ def build_services(
         history=history,
         ongoing=ongoing,
         notices=notices,
+        books=books,
         now=time.time,
     )
     resumption = Resumption(
@@ -225,6 +238,7 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        books=books,
         journal=journal,
         history=history,
         listing=Listing(history, views, gatekeeper, base_url),

@@ -9,6 +9,7 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.entitlement import Visitor
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -56,6 +57,7 @@ class Services:
     storage: Storage
     spool: Spool
     coalescer: Coalescer
+    books: Books
     journal: Journal
     history: History
     listing: Listing

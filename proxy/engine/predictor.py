@@ -20,7 +20,9 @@ from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
 from proxy.core.predictions import HitTemplate, Prediction
+from proxy.core.tally import Tally
 from proxy.core.webhooks import Told, WebhookRequest
+from proxy.engine.books import Books, model_of_record, outputs_of
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
@@ -91,10 +93,12 @@ class Predictor:
         ongoing: Ongoing,
         history: History,
         notices: Notices,
+        books: Books,
         now: Callable[[], float],
         pick: Callable[[int], int] = random.randrange,
     ) -> None:
         """``pick`` gives a number below its argument, each as likely."""
+        self._books = books
         self._preparation = preparation
         self._lookup = lookup
         self._views = views
@@ -126,6 +130,7 @@ class Predictor:
             await self._tell_of(answer, create)
             return answer
         if prepared.controls.directives.only_if_cached:
+            self._books.refused(create.upstream.name, prepared.described, create.scope)
             raise NotCached("there is no stored result for this request, and it wants no run")
         member = members[answer.member] if answer is not None else None
         try:
@@ -134,6 +139,7 @@ class Predictor:
             stale = member.found if member is not None and is_passing(error.status) else None
             hit = await self._serve(create, stale, "if-error") if stale is not None else None
             if hit is None:
+                self._books.refused(create.upstream.name, prepared.described, create.scope)
                 raise
             await self._tell_of(hit, create)
             return hit
@@ -154,6 +160,7 @@ class Predictor:
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
+            caller=hash(create.credential),
             member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
@@ -180,6 +187,7 @@ class Predictor:
                 await self._gatekeeper.is_accepted(create.upstream, create.credential)
             now = self._now()
             flight, is_follower = self._join_or_lead(create, prepared, member, now, may_follow=tries_left > 0)
+            flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
             try:
                 if is_follower:
                     await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
@@ -191,6 +199,7 @@ class Predictor:
                     self._gatekeeper.refuse(create.upstream, create.credential)
                 if is_mine or error.status not in OF_THE_CALLER:
                     raise
+                flight.tally.leave(hash(create.credential), now, has_caused=False)
             else:
                 return flight, is_follower, now
         raise AssertionError("the last try follows nobody")
@@ -322,6 +331,8 @@ class Predictor:
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
+        model = model_of_record(record)
+        self._books.hit(create.upstream.name, model, create.scope, record.compute_s, outputs_of(record))
         return Hit(
             id=prediction_id,
             record=record,
@@ -389,7 +400,8 @@ class Predictor:
             except PaymentRequired:
                 return  # somebody else's request will make it
             plan = replace(prepared.plan, may_look_up=False)
-            self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
+            flight = self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
+            flight.tally = Tally("refresh")
 
     async def cancel(self, prediction_id: str, scope: Scope, entitled: Collection[Scope] = ()) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are.
@@ -404,6 +416,7 @@ class Predictor:
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:
         """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
+        self._books.left(entry)
         self._coalescer.leave(entry.flight)
         if entry.flight.sharers <= 0:
             self._ongoing.run_unwanted(entry.flight.record_id)

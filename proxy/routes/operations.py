@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from urllib.parse import parse_qs
 
 import orjson
 import prometheus_client
@@ -16,6 +17,7 @@ from proxy.core.canonical import parse_json
 from proxy.core.entitlement import parse_authorization
 from proxy.core.errors import Unauthenticated
 from proxy.core.keys import KEY_VERSION
+from proxy.core.money import parse_selection
 from proxy.core.requests import parse_create
 from proxy.engine.runs import Create
 from proxy.routes.exchange import PRIVATE, Exchange, Handler
@@ -113,6 +115,14 @@ class Operations:
                 "stored_at": stored.completed_at if stored is not None else None,
             },
         )
+
+    async def stats(self, exchange: Exchange) -> None:
+        """The ledger: ``?days=N&by=model|scope|day&scope=HEX``, see ``proxy.core.money``."""
+        asked = {name: values[-1] for name, values in parse_qs(exchange.query).items()}
+        days, selection = parse_selection(asked)
+        services = self._services
+        document = await services.books.report(days, selection)
+        await exchange.respond_json(200, {"currency": services.settings.money.currency, **document})
 
     async def status(self, exchange: Exchange) -> None:
         """What runs here, for ``hotplate doctor`` and people."""

@@ -68,6 +68,7 @@ class Predictions:
         await services.gatekeeper.check_create(upstream, credential, target)
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
+            services.books.relayed(upstream.name, target, visitor.owner)
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
         if parsed.webhook is not None:

@@ -299,6 +299,15 @@ async def test_token_that_has_spent_its_day_still_gets_what_the_cache_has(door: 
     assert (await door.create(mine)).json()["output"] == made["output"]
 
 
+async def test_what_is_spent_is_what_the_ledger_says_its_runs_cost(tmp_path: Path, api: FakeModel) -> None:
+    async with opened(tmp_path / "data", api, policy=[{"price_per_output": 1.0}]) as door:
+        mine, other = [await token_for(door, name, spend_per_day=1.5) for name in ("mine", "other")]
+        given = [{"prompt": "dear", "seed": seed} for seed in range(4)]
+        assert [(await door.create(mine, one)).status_code for one in given] == [201, 201, 402, 402]
+        assert (await door.create(mine, given[0])).status_code == 201
+        assert (await door.create(other, given[0])).status_code == 201
+
+
 async def test_revoked_token_is_good_for_nothing_at_once_and_for_good(tmp_path: Path, api: FakeModel) -> None:
     async with opened(tmp_path / "data", api) as door:
         mine, kept = await token_for(door, "mine"), await token_for(door, "kept")
