@@ -74,7 +74,7 @@ class Acceptances:
 
     async def is_known(self, token: Scope) -> bool:
         """Whether its upstream has accepted it before, as far as is remembered. Asks nobody."""
-        return token in self._accepted or (await self._accounts.recall(token)).accepted_at is not None
+        return token in self._accepted or (await self._accounts.recall(token)).was_accepted
 
     async def judge(self, upstream: Upstream, credential: Credential, token: Scope) -> Standing | None:
         """Why a hit may be given, if it may; asks the upstream where needed, once for all who wait.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 import structlog
@@ -37,10 +37,16 @@ _log = structlog.get_logger("hotplate.accounts")
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What is known of a token; ``accepted_at`` in epoch seconds."""
+    """What is known of a token.
+
+    Attributes:
+        accepted_at: epoch seconds; ``None`` where no acceptance counts.
+        was_accepted: its upstream accepted it at some time, whatever it says now: it has heard of it.
+    """
 
     account: Account | None = None
     accepted_at: float | None = None
+    was_accepted: bool = False
 
 
 NOTHING = Remembered()
@@ -78,17 +84,23 @@ class Accounts:
         is_new = account is not None and account != before.account
         age_s = now - before.accepted_at if before.accepted_at is not None else WRITE_EVERY_S
         if is_new or not 0 <= age_s < WRITE_EVERY_S:
-            known = Remembered(account or before.account, now)
+            known = Remembered(account or before.account, now, was_accepted=True)
             self._remember(token, known)
             self._write(token, known)
         return is_new
 
     def refused(self, token: Scope) -> None:
-        """The token was refused: what it was accepted for before counts no more. Whose it was stays known."""
-        before = self._known.get(token, NOTHING)
-        self._remember(token, Remembered(before.account))
-        if self._rows is not None:
-            self._rows.remove(_row(token))
+        """The token was refused: what it was accepted for before counts no more. Whose it was stays known.
+
+        Of one that nothing was known of no row is written: strangers send what they like.
+        """
+        before = self._known.get(token)
+        known = replace(before or NOTHING, accepted_at=None)
+        self._remember(token, known)
+        if before is None and self._rows is not None:
+            self._rows.remove(_row(token))  # there may be one that was not read yet
+        elif before != known:
+            self._write(token, known)
 
     def age_s(self, remembered: Remembered) -> float | None:
         """Seconds since the acceptance, ``None`` where there is none that can be told."""
@@ -116,7 +128,7 @@ class Accounts:
         try:
             document = orjson.loads(self._sealer.open(sealed, name))
             account = Account(*document["account"]) if document["account"] is not None else None
-            return Remembered(account, document["accepted_at"])
+            return Remembered(account, document["accepted_at"], document["was_accepted"])
         except (Unsealable, ValueError, KeyError, TypeError):
             _log.warning("row_unreadable", kind="caller:")
             return NOTHING
@@ -125,7 +137,7 @@ class Accounts:
         if self._rows is None:
             return
         account = [known.account.kind, known.account.username] if known.account is not None else None
-        plain = orjson.dumps({"account": account, "accepted_at": known.accepted_at})
+        plain = orjson.dumps({"account": account, "accepted_at": known.accepted_at, "was_accepted": known.was_accepted})
         name = _row(token)
         self._rows.put(name, self._sealer.seal(plain, name), KEEP_S)
 

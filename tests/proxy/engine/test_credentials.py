@@ -446,6 +446,21 @@ async def test_acceptance_is_stretched_across_a_restart_by_the_clock_on_the_wall
     assert await again.gate.judge(again.accounts, MINE) == standing
 
 
+async def test_upstream_that_refuses_a_token_is_still_the_one_that_has_heard_of_it() -> None:
+    clock = ManualClock()
+    notes = MemoryKeyValue(clock)
+    house = House(notes=notes, clock=clock)
+    assert not await house.gate.is_known(house.accounts, MINE)
+    house.gate.accept(house.accounts, MINE)
+    house.gate.refuse(house.accounts, MINE)
+    house.gate.refuse(house.accounts, YOURS)
+    await house.gate.aclose()
+    again = House(notes=notes, clock=clock)
+    assert await again.gate.is_known(again.accounts, MINE)
+    assert not await again.gate.is_known(again.accounts, YOURS)
+    assert len(notes._values) == 1, "of a stranger nothing is written"
+
+
 async def test_refusal_outlives_a_restart() -> None:
     clock = ManualClock()
     notes = MemoryKeyValue(clock)
