@@ -11,6 +11,7 @@ from proxy.core.entitlement import (
     Groups,
     Rule,
     account_scope,
+    files_scope,
     group_scope,
     has_own_form,
     house_scope,
@@ -20,6 +21,7 @@ from proxy.core.entitlement import (
     parse_rule,
     results_scope,
     shared_scope,
+    token_digest,
     token_id,
     token_scope,
 )
@@ -259,3 +261,28 @@ def test_id_of_a_token_does_not_hold_it_and_means_nothing_elsewhere() -> None:
 )
 def test_own_tokens_are_known_by_their_form_even_when_they_are_good_no_more(text: str, is_own: bool) -> None:
     assert has_own_form(text) == is_own
+
+
+def test_scopes_do_not_change_by_accident() -> None:
+    """Another scope is another key: every result under it would be a miss, and every own token unknown."""
+    made = {
+        "token": token_scope(SECRETS, "replicate", "r8_x"),
+        "account": account_scope(SECRETS, "replicate", Account("user", "alice")),
+        "house": house_scope(SECRETS, "replicate"),
+        "group": group_scope(SECRETS, "replicate", "crew"),
+        "shared": shared_scope(SECRETS, "replicate"),
+        "open": open_scope(SECRETS, "replicate"),
+        "files": files_scope(SECRETS, "r8_x"),
+        "own": token_digest(SECRETS, "hp_x"),
+    }
+    assert {name: value.hex()[:32] for name, value in made.items()} == {
+        "token": "c31729e5bb0f68207f7aa8dd769f5760",
+        "account": "47854008f77309de1ab32f9626bffc67",
+        "house": "2eab44df26de7d41abe39abeacef349c",
+        "group": "0fd644c8a1d23d6adbc80c2d5afb8f9b",
+        "shared": "e49cd4a72f5c66dacc1199ae4928ecab",
+        "open": "96e0d536b03f005c408275e9c09b6759",
+        "files": "83a227b08f0ece84c447ee36f0c9d51a",
+        "own": "dcf7a7e1055f11f9da9e420d9672ef6d",
+    }
+    assert token_id(SECRETS, "r8_x") == "tok_1d83076c435618d8"
