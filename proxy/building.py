@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.entitlement import Groups
@@ -51,13 +52,15 @@ from proxy.settings import (
     Settings,
     SettingsError,
     UpstreamSettings,
+    is_loopback,
 )
-from proxy.upstreams.addresses import parse_origin
+from proxy.upstreams.addresses import is_literal, is_public, parse_origin
 from proxy.upstreams.base import Credential, Outcome, Upstream
 from proxy.upstreams.catalog import Catalog
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.holding import HoldingUpstream
+from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.news_desk import NewsDesk
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
@@ -81,10 +84,12 @@ def build_services(
     catalog: Catalog,
     egress: Egress,
     desk: NewsDesk,
+    hook_desk: HookDesk,
 ) -> Services:
     """Everything that handlers use, in front of the upstreams of ``catalog``."""
     metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
     metrics.export("hotplate_storage_", storage.counters.snapshot)
+    metrics.export("hotplate_upstream_webhooks_", hook_desk.counters)
     spool = Spool(settings.cache.spool_bytes, time.time)
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
@@ -252,6 +257,7 @@ def build_services(
         notices=notices,
         metrics=metrics,
         desk=desk,
+        hook_desk=hook_desk,
         now=time.time,
     )
 
@@ -275,7 +281,7 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
 
 
 def build_upstream(
-    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk
+    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk, hook_desk: HookDesk
 ) -> Upstream:
     """One model service.
 
@@ -293,6 +299,7 @@ def build_upstream(
             ),
             notes=storage.notes,
             egress=egress,
+            desk=hook_desk if _is_told(one, settings) else None,
         )
         return HoldingUpstream(api, one.token.get_secret_value()) if one.token is not None else api
     if isinstance(one, CogUpstreamSettings):
@@ -317,6 +324,15 @@ def build_upstream(
         memory=storage.notes,
         desk=desk,
     )
+
+
+def _is_told(one: ReplicateUpstreamSettings, settings: Settings) -> bool:
+    """Whether an API is asked to tell us how runs go: it must be able to reach the public listener."""
+    if one.webhooks != "auto":
+        return one.webhooks == "on"
+    base = urlsplit(settings.public.base_url or "")
+    host = base.hostname or "localhost"
+    return base.scheme == "https" and not is_loopback(host) and (is_public(host) or not is_literal(host))
 
 
 def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:

@@ -30,6 +30,7 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
 from proxy.upstreams.catalog import Catalog
+from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.news_desk import NewsDesk
 from storage.opening import Storage
 
@@ -42,6 +43,7 @@ class Services:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
         desk: where model servers tell how runs go.
+        hook_desk: where APIs tell it.
         webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
@@ -71,6 +73,7 @@ class Services:
     notices: Notices
     metrics: Metrics
     desk: NewsDesk
+    hook_desk: HookDesk
     now: Callable[[], float]
 
     async def visits(self, credential: Credential | None) -> list[tuple[Upstream, Visitor]]:

@@ -217,7 +217,12 @@ class LimitSettings(_Section):
     """Bounds on what a client may make the proxy do."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
-    max_waiters: int = Field(default=10_000, ge=1, description="Most requests that may wait for runs at once.")
+    max_waiters: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most requests that may wait for runs at once. One more is answered `starting` without waiting; "
+        "no reader of a stream more is taken (503).",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
     )
@@ -308,6 +313,12 @@ class ReplicateUpstreamSettings(_UpstreamBase):
         description="The API's token that Hotplate holds, for `auth.mode` `gateway` and `open`. No client sees it.",
     )
     deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
+    webhooks: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the API is asked to tell by webhooks how runs go, so that Hotplate need not keep asking: "
+        "`auto` = where `public.base_url` is https at an address that can be public; `on` = always, under whatever "
+        "address this proxy has; `off` = never. Where they do not arrive, Hotplate asks as without.",
+    )
     output_hosts: tuple[str, ...] = Field(
         default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
     )
@@ -338,7 +349,9 @@ class CogUpstreamSettings(_UpstreamBase):
     urls: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
     slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="Most runs that may wait for a server; with them wait at most 512 MiB of input."
+    )
     live_progress: bool = _TELLS_PROGRESS
     progress_url: HttpUrl | None = Field(
         default=None,
@@ -366,7 +379,9 @@ class LocalUpstreamSettings(_UpstreamBase):
     )
     boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a copy.")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="Most runs that may wait for a copy; with them wait at most 512 MiB of input."
+    )
     live_progress: bool = _TELLS_PROGRESS
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     simulated_download_s: float = Field(

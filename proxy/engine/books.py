@@ -306,8 +306,8 @@ class Books:
         """Write behind, and look at the disk now and then."""
         loop = asyncio.get_running_loop()
         while True:
-            # Not ``wait_for``: before Python 3.12 it loses a cancellation that comes together with the news.
             with contextlib.suppress(TimeoutError):
+                # Not ``wait_for``: in Python 3.11 that loses a cancellation which comes together with the news.
                 async with asyncio.timeout(STOCK_S):
                     await self._has_news.wait()
             await asyncio.sleep(FLUSH_S)

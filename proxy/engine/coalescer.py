@@ -11,6 +11,7 @@ just before that and then finds no flight leads a new one, and looks into the st
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,9 @@ from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
 from storage.digest import PredictionKey, RecordId, Scope
 from storage.records import JsonPath, ResultRecord
+
+WATCH_S = 5.0
+"""A client that asked so lately how a prediction goes will ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,7 @@ class Flight:
         self.sharers = 0
         self.tally = Tally()
         self.is_sent = False
+        self._watched_until = 0.0
         self.was_answered_early = False
         self.answered_early = 0
         self.was_found = False
@@ -96,6 +101,13 @@ class Flight:
         if self.partials is not None and self.partials.are_whole and not self._whole.done():
             self._whole.set_result(None)
         self._tell()
+
+    def watch(self, for_s: float = WATCH_S) -> None:
+        """Somebody looks at what the run has given so far; whoever looks after it upstream shall not be sparing."""
+        self._watched_until = max(self._watched_until, time.monotonic() + for_s)
+
+    def is_watched(self) -> bool:
+        return time.monotonic() < self._watched_until
 
     def listen(self, listener: Callable[[Flight], None]) -> None:
         """Call ``listener`` on the event loop after each piece of news and after the end; never again after that."""

@@ -8,6 +8,7 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -219,6 +220,8 @@ class Predictor:
             left_s = max(entry.deadline_at - self._now(), 0.0)
             self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
         if entry.webhook is not None:
+            if "logs" in entry.webhook.events:
+                entry.flight.watch(math.inf)
             settle, view = partial(self._settle, entry), partial(self._views.of, entry)
             await self._notices.follow(entry, entry.webhook, entry.upstream, view, settle, told)
         elif entry.flight.has_ended:

@@ -285,6 +285,7 @@ class Runs:
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
+            is_watched=flight.is_watched,
             tell_end=flight.tell_end,
         )
 

@@ -75,6 +75,9 @@ class Predictions:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
             services.webhook_secrets.learn(upstream, credential, visitor.owner)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
+        # With too many waiting already nobody more is made to wait, here or upstream: it is told at once that its
+        # prediction starts, as if its time had run out, and can poll. A 429 or 503 would be repeated by some clients.
+        is_crowded = self._waiting >= services.settings.limits.max_waiters
         deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
             Create(
@@ -83,7 +86,7 @@ class Predictions:
                 given=parsed.input,
                 credential=credential,
                 scope=visitor.owner,
-                wants_s=wait_s or 0.0,
+                wants_s=0.0 if is_crowded else wait_s or 0.0,
                 controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
                 webhook=parsed.webhook,
                 deadline_s=deadline_s,
@@ -138,7 +141,6 @@ class Predictions:
 
     async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
         services = self._services
-        # With too many waiting already this one is told at once, as if its time had run out: it can poll.
         if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
             self._waiting += 1
             try:
