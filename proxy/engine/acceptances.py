@@ -116,18 +116,18 @@ class Acceptances:
         """The upstream has just refused it: no hit until it is accepted again."""
         self._learned(Refused(upstream, token))
 
-    def apply(self, change: Accepted | Refused) -> bool:
-        """Take over what an upstream has said, here or to another process; whether the token's account is another."""
+    def apply(self, change: Accepted | Refused) -> None:
+        """Take over what an upstream has said, here or to another process."""
         self._ask_again_at.pop(change.upstream, None)
         if isinstance(change, Refused):
             self._accepted.pop(change.token, None)
             self._accounts.refused(change.token)
-            return False
+            return
         self._accepted[change.token] = change
         self._accepted.move_to_end(change.token)
         if len(self._accepted) > MAX_REMEMBERED:
             self._accepted.popitem(last=False)
-        return self._accounts.accepted(change.token, change.account)
+        self._accounts.accepted(change.token, change.account)
 
     def fresh(self) -> list[Accepted]:
         """Every acceptance that is good now."""

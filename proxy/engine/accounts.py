@@ -77,8 +77,8 @@ class Accounts:
             self._remember(token, known)
         return known
 
-    def accepted(self, token: Scope, account: Account | None) -> bool:
-        """The token was accepted just now; whether its account is another than was known. ``None`` tells nothing."""
+    def accepted(self, token: Scope, account: Account | None) -> None:
+        """The token was accepted just now; ``account`` where that was told."""
         before = self._known.get(token, NOTHING)
         now = self._wall()
         is_new = account is not None and account != before.account
@@ -87,7 +87,6 @@ class Accounts:
             known = Remembered(account or before.account, now, was_accepted=True)
             self._remember(token, known)
             self._write(token, known)
-        return is_new
 
     def refused(self, token: Scope) -> None:
         """The token was refused: what it was accepted for before counts no more. Whose it was stays known.

@@ -102,7 +102,7 @@ class Gatekeeper:
         self._acceptances = Acceptances(self._accounts, accept_for_s, stretch_s, now, self._learned)
         self._learn_again_at: OrderedDict[Scope, float] = OrderedDict()
         self._scopes: OrderedDict[tuple[str, str | None], Scope] = OrderedDict()
-        self._visitors: OrderedDict[Scope, Visitor] = OrderedDict()
+        self._visitors: OrderedDict[Scope, tuple[Account | None, Visitor]] = OrderedDict()
         self.on_change: Callable[[Change], None] = lambda change: None
 
     async def load(self) -> None:
@@ -136,7 +136,6 @@ class Gatekeeper:
         if not upstream.has_accounts or self._accounts.known(visitor.token) is not None:
             return visitor
         await self._accounts.recall(visitor.token)
-        self._visitors.pop(visitor.token, None)
         return self._visitor(upstream, credential)
 
     async def identify(self, upstream: Upstream, credential: Credential | None) -> Visitor:
@@ -237,10 +236,12 @@ class Gatekeeper:
 
     def _visitor(self, upstream: Upstream, credential: Credential | None) -> Visitor:
         token = self._token_scope(upstream, credential)
-        visitor = self._visitors.get(token)
-        if visitor is None:
-            visitor = self._describe(upstream, credential, token)
-            _remember(self._visitors, token, visitor)
+        account = self._account_of(token) if upstream.has_accounts else None
+        remembered = self._visitors.get(token)
+        if remembered is not None and remembered[0] == account:
+            return remembered[1]
+        visitor = self._describe(upstream, credential, token, account)
+        _remember(self._visitors, token, (account, visitor))
         return visitor
 
     def _token_scope(self, upstream: Upstream, credential: Credential | None) -> Scope:
@@ -264,13 +265,14 @@ class Gatekeeper:
             raise Unauthenticated("You did not pass a valid authentication token")
         return token_scope(self._secrets, upstream.name, credential.token)
 
-    def _describe(self, upstream: Upstream, credential: Credential | None, token: Scope) -> Visitor:
+    def _describe(
+        self, upstream: Upstream, credential: Credential | None, token: Scope, account: Account | None
+    ) -> Visitor:
         secrets, name = self._secrets, upstream.name
         if not upstream.has_accounts and self._is_open:
             return Visitor(token, token, (), frozenset({token, shared_scope(secrets, name)}), is_anybody=True)
         own, owner, may_share = self._own(upstream, credential), token, True
         groups = self._groups_of(token, credential)
-        account = self._account_of(token) if upstream.has_accounts else None
         if account is not None:
             owner = account_scope(secrets, name, account)
         if own is not None and own.rule is not None and own.rule.kind != "shared":
@@ -378,8 +380,7 @@ class Gatekeeper:
         """Take over what another process has learned."""
         match change:
             case Accepted() | Refused():
-                if self._acceptances.apply(change):
-                    self._visitors.pop(change.token, None)
+                self._acceptances.apply(change)
             case TokenAdded(token):
                 self.tokens.put(token)
                 self._forget_callers()

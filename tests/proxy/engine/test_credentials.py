@@ -335,6 +335,22 @@ async def test_row_of_a_token_names_its_account_after_a_restart_and_is_sealed() 
     assert not again.gate.is_accepted_now(again.accounts, MINE), "what was written down is not fresh"
 
 
+async def test_account_that_is_read_behind_a_question_counts_at_once() -> None:
+    """A caller whose first request was a look-up was its token alone for as long as the process ran."""
+    clock = ManualClock()
+    notes = MemoryKeyValue(clock)
+    house = House(notes=notes, clock=clock)
+    house.accounts.verdict = told()
+    first = await house.gate.identify(house.accounts, MINE)
+    await house.gate.aclose()
+    again = House(notes=notes, clock=clock)
+    again.accounts.verdict = Verdict(is_accepted=True)
+    assert again.gate.scope_of(again.accounts, MINE) == first.token
+    await again.gate.require(again.accounts, MINE)
+    assert again.gate.scope_of(again.accounts, MINE) == first.owner
+    assert await again.gate.identify(again.accounts, MINE) == first
+
+
 async def test_row_that_somebody_has_moved_says_nothing() -> None:
     clock = ManualClock()
     notes = MemoryKeyValue(clock)
