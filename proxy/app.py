@@ -23,7 +23,7 @@ from proxy.logs import RequestLog
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.directory import Directory
-from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.exchange import Endpoint, Exchange, Room
 from proxy.routes.files import Files
 from proxy.routes.hooks import HookPosts
 from proxy.routes.listing import PredictionList
@@ -174,9 +174,8 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
-    return AccessLog(
-        Guard(router, only_names=_own_names(services), has_profile=services.policies.has_profile), services.metrics, log
-    )
+    guard = Guard(router, only_names=_own_names(services), has_profile=services.policies.has_profile)
+    return AccessLog(guard, services.metrics, log, Room(services.settings.limits.max_arriving_bytes))
 
 
 def _own_names(services: Services) -> frozenset[str] | None:

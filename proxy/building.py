@@ -15,6 +15,7 @@ from proxy.core.outputs import OutputAccess
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -94,6 +95,11 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    limits = settings.limits
+    budgets = RunBudgets(
+        max_runs=limits.max_runs_per_caller, per_minute=limits.new_runs_per_minute_per_caller, now=time.monotonic
+    )
+    waiting = WaitingRoom(max_waiters=limits.max_waiters, max_each=limits.max_waiters_per_run)
     policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
     books = Books(
@@ -173,7 +179,7 @@ def build_services(
         blobs=storage.blobs,
         ingestor=ingestor,
         renderer=renderer,
-        max_listeners=settings.limits.max_waiters,
+        max_listeners=limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
@@ -209,6 +215,8 @@ def build_services(
         views=views,
         runs=runs,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
@@ -243,6 +251,8 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         books=books,
         journal=journal,
         history=history,

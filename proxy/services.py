@@ -10,6 +10,7 @@ from proxy.core.entitlement import Visitor
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -59,6 +60,8 @@ class Services:
     storage: Storage
     spool: Spool
     coalescer: Coalescer
+    budgets: RunBudgets
+    waiting: WaitingRoom
     books: Books
     journal: Journal
     history: History

@@ -217,15 +217,61 @@ class LimitSettings(_Section):
     """Bounds on what a client may make the proxy do."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
+    max_arriving_bytes: ByteSize = Field(
+        default=ByteSize(512 * 1024**2),
+        description="Most bytes of create requests on their way in, in all; beyond it large ones are answered 503 with "
+        "`Retry-After`.",
+    )
     max_waiters: int = Field(
         default=10_000,
         ge=1,
         description="Most requests that may wait for runs at once. One more is answered `starting` without waiting; "
         "no reader of a stream more is taken (503).",
     )
+    max_waiters_per_run: int = Field(
+        default=2_000, ge=1, description="The same for the requests that wait for one and the same run."
+    )
+    max_runs_per_caller: int = Field(
+        default=0,
+        ge=0,
+        description="Most runs that one caller's requests may have on their way; beyond it a miss is answered 429 with "
+        "`Retry-After`, while hits and shared runs are not bounded. 0 = no bound. All callers of an upstream that is "
+        "open to everybody are one.",
+    )
+    new_runs_per_minute_per_caller: int = Field(
+        default=0, ge=0, description="Likewise, new runs in a minute; a minute's worth may come at once. 0 = no bound."
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most connections that a listener has open; one more is answered 503 and closed. Fewer where the "
+        "process may not open so many files.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, le=3600, description="Seconds that a request's line and headers may take."
+    )
+    body_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a request's body may take, and one more for every 16 KiB of it; half of it is the "
+        "longest pause that is always allowed.",
+    )
+    send_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which a client must take 64 KiB of an answer that waits for it, or what is left.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _has_room_for_one(self) -> LimitSettings:
+        if self.max_arriving_bytes < self.max_body_bytes:
+            raise ValueError("max_arriving_bytes must be at least max_body_bytes")
+        return self
 
 
 class MoneySettings(_Section):

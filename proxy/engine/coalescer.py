@@ -19,8 +19,8 @@ from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.tally import Tally
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
-from storage.digest import PredictionKey, RecordId, Scope
-from storage.records import JsonPath, ResultRecord
+from storage.digest import Digest, PredictionKey, RecordId, Scope, hash_bytes
+from storage.records import JsonObject, JsonPath, ResultRecord
 
 WATCH_S = 5.0
 """A client that asked so lately how a prediction goes will ask again."""
@@ -67,6 +67,9 @@ class Flight:
         self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self.waiters = 0
+        """Requests that wait for it now; see ``budgets.WaitingRoom``."""
+        self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.tally = Tally()
         self.is_sent = False
         self._watched_until = 0.0
@@ -75,11 +78,19 @@ class Flight:
         self.was_found = False
         self.worked_from: float | None = None
         self.told_end: Outcome | None = None
+        self._given: tuple[Digest, JsonObject] | None = None
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+
+    def one_of(self, given: JsonObject, given_json: bytes) -> JsonObject:
+        """``given``, or the first sharer's where that is the same to the byte: many may wait with one large input."""
+        digest = hash_bytes(given_json)
+        if self._given is None:
+            self._given = digest, given
+        return self._given[1] if self._given[0] == digest else given
 
     def report(self, progress: Progress) -> None:
         """News from the upstream; the first makes creates answerable."""

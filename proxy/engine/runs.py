@@ -17,7 +17,7 @@ from typing import Literal
 import structlog
 
 from proxy.core.controls import NO_CONTROLS, Controls
-from proxy.core.errors import HotplateError, Overloaded
+from proxy.core.errors import HotplateError, Overloaded, UpstreamRefused
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import (
@@ -198,6 +198,8 @@ class Runs:
             if not isinstance(error, HotplateError):
                 _log.exception("run_broke")
                 error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
+            if isinstance(error, UpstreamRefused) and error.status in (401, 403):
+                self._gatekeeper.refuse(create.upstream, create.credential)  # here, since nobody waits for a run behind an answer
             if not flight.was_accepted:
                 flight.refuse(error)
                 if not flight.was_answered_early:
@@ -434,5 +436,6 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         profile=prepared.controls.profile,
         tags=prepared.controls.tags,
         is_refresh=flight.is_refresh,
+        is_behind=flight.is_behind,
         repeats=repeats,
     )

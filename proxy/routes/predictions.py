@@ -38,7 +38,6 @@ class Predictions:
     def __init__(self, services: Services, passthrough: Passthrough) -> None:
         self._services = services
         self._passthrough = passthrough
-        self._waiting = 0
 
     def create(self, *, in_path: Literal["model", "deployment"] | None = None) -> Handler:
         """The handler that creates; ``in_path`` is what the path names."""
@@ -68,16 +67,18 @@ class Predictions:
         await services.gatekeeper.check_create(upstream, credential, target)
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
-            services.books.relayed(upstream.name, target, visitor.owner)
-            await self._passthrough.relay(exchange, upstream, body, detail="extras")
+            ended = services.budgets.begin(visitor.owner)  # it makes a run as well
+            try:
+                services.books.relayed(upstream.name, target, visitor.owner)
+                await self._passthrough.relay(exchange, upstream, body, detail="extras")
+            finally:
+                ended()
             return
+        del body  # whoever waits holds no copy
         if parsed.webhook is not None:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
             services.webhook_secrets.learn(upstream, credential, visitor.owner)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
-        # With too many waiting already nobody more is made to wait, here or upstream: it is told at once that its
-        # prediction starts, as if its time had run out, and can poll. A 429 or 503 would be repeated by some clients.
-        is_crowded = self._waiting >= services.settings.limits.max_waiters
         deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
             Create(
@@ -86,7 +87,7 @@ class Predictions:
                 given=parsed.input,
                 credential=credential,
                 scope=visitor.owner,
-                wants_s=0.0 if is_crowded else wait_s or 0.0,
+                wants_s=wait_s or 0.0,
                 controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
                 webhook=parsed.webhook,
                 deadline_s=deadline_s,
@@ -95,6 +96,7 @@ class Predictions:
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
+            del parsed  # what of its input others share is in ``answer``
             await self._send_running(exchange, answer, wait_s, began)
 
     def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
@@ -141,13 +143,11 @@ class Predictions:
 
     async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
         services = self._services
-        if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
-            self._waiting += 1
-            try:
+        # With too many waiting already this one is told at once, as if its time had run out: it can poll.
+        with services.waiting.place(entry.flight) as has_place:
+            if wait_s is not None and has_place:
                 # From when the request came: part of the time may have gone by before its run was taken.
                 await entry.wait(wait_s - (time.perf_counter() - began))
-            finally:
-                self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
         prediction = await services.views.of(entry)
