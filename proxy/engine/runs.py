@@ -199,7 +199,8 @@ class Runs:
                 _log.exception("run_broke")
                 error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
             if isinstance(error, UpstreamRefused) and error.status in (401, 403):
-                self._gatekeeper.refuse(create.upstream, create.credential)  # here, since nobody waits for a run behind an answer
+                # Here, since nobody waits for a run behind an answer.
+                self._gatekeeper.refuse(create.upstream, create.credential)
             if not flight.was_accepted:
                 flight.refuse(error)
                 if not flight.was_answered_early:
