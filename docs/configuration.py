@@ -92,7 +92,7 @@ def _type(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {_type(get_args(annotation)[0])}"
     if origin is dict:
-        return "table of text"
+        return f"table of {_type(get_args(annotation)[1])}"
     names = {str: "text", int: "integer", float: "number", bool: "boolean", Path: "path"}
     return {**names, ByteSize: "size, e.g. `20GiB`", SecretStr: "secret text"}.get(annotation, str(annotation))
 

@@ -34,6 +34,7 @@ from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
 from proxy.routes.progress import ProgressPosts
 from proxy.routes.streams import Streams
+from proxy.routes.tokens import TokenDesk
 from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import Settings
@@ -86,6 +87,7 @@ async def build_application(
         ]
         upstreams = [entry.upstream for entry in entries]
         services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk, hook_desk)
+        await services.gatekeeper.load()
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.books.open()
@@ -105,6 +107,7 @@ async def build_application(
         for upstream in upstreams:
             await upstream.aclose()
         await services.webhook_secrets.aclose()
+        await services.gatekeeper.aclose()
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
@@ -177,7 +180,10 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
 
 def _own_names(services: Services) -> frozenset[str] | None:
     """Host names that may be asked where the listener is open to everybody on this machine."""
-    is_open = not services.settings.auth.tokens and any(not one.has_accounts for one in services.catalog.upstreams)
+    auth = services.settings.auth
+    is_open = auth.mode == "passthrough" and not auth.tokens
+    is_open = is_open and any(not one.has_accounts for one in services.catalog.upstreams)
+    is_open = is_open or (auth.mode == "open" and not auth.open_to_all)
     if not is_open:
         return None
     base = urlsplit(services.base_url).hostname
@@ -191,11 +197,17 @@ def _own_names(services: Services) -> frozenset[str] | None:
 
 def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
+    tokens = TokenDesk(services)
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
         Route("/readyz", Endpoint({"GET": operations.readyz})),
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
+        Route(
+            "/_hotplate/tokens",
+            Endpoint({"GET": operations.guarded(tokens.list), "POST": operations.guarded(tokens.add)}),
+        ),
+        Route("/_hotplate/tokens/{name:path}", Endpoint({"DELETE": operations.guarded(tokens.revoke)})),
         Route("/_hotplate/stats", Endpoint({"GET": operations.guarded(operations.stats)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.entitlement import Groups
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
@@ -54,10 +56,11 @@ from proxy.settings import (
     is_loopback,
 )
 from proxy.upstreams.addresses import is_literal, is_public, parse_origin
-from proxy.upstreams.base import Outcome, Upstream
+from proxy.upstreams.base import Credential, Outcome, Upstream
 from proxy.upstreams.catalog import Catalog
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.holding import HoldingUpstream
 from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.news_desk import NewsDesk
@@ -116,7 +119,17 @@ def build_services(
         [token.get_secret_value() for token in settings.auth.tokens],
         settings.auth.accept_for_s,
         time.monotonic,
+        mode=settings.auth.mode,
+        stretch_s=settings.auth.auth_stale_if_error_s,
+        groups=Groups.of(settings.auth.groups),
+        notes=storage.notes,
+        wall=time.time,
+        spent_today=books.spent_today,
+        observe_stretched=metrics.observe_stretched,
     )
+    for upstream in catalog.upstreams:
+        if isinstance(upstream, ReplicateUpstream):
+            upstream.on_refusal = partial(_refused, gatekeeper, upstream)
     webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
     webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
     courier = Courier(
@@ -159,6 +172,7 @@ def build_services(
     streams = Streams(
         recent=recent,
         mint=mint,
+        book=stream_book,
         journal=journal,
         results=storage.results,
         remains=remains,
@@ -181,7 +195,8 @@ def build_services(
         books=books,
         now=time.time,
     )
-    preparation = Preparation(file_inputs, policy_desk)
+    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
+    preparation = Preparation(file_inputs, gatekeeper, policy_desk)
     lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
         results=storage.results,
@@ -265,6 +280,10 @@ def _input_access(settings: Settings) -> dict[str, OutputAccess]:
     }
 
 
+def _refused(gatekeeper: Gatekeeper, upstream: Upstream, token: str) -> None:
+    gatekeeper.refuse(upstream, Credential(token))
+
+
 def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     predict_s = outcome.metrics.get("predict_time")
     seconds = predict_s if isinstance(predict_s, (int, float)) else outcome.completed_at - outcome.started_at
@@ -280,7 +299,7 @@ def build_upstream(
         SettingsError: a local model's folder holds none.
     """
     if isinstance(one, ReplicateUpstreamSettings):
-        return ReplicateUpstream(
+        api = ReplicateUpstream(
             ReplicateSpec(
                 name=one.name,
                 base_url=one.base_url,
@@ -292,6 +311,7 @@ def build_upstream(
             egress=egress,
             desk=hook_desk if _is_told(one, settings) else None,
         )
+        return HoldingUpstream(api, one.token.get_secret_value()) if one.token is not None else api
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(
             CogSpec(

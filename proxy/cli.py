@@ -26,6 +26,7 @@ from proxy.doctor import diagnose
 from proxy.serving import serve, tls_files
 from proxy.settings import Settings, SettingsError, load_settings
 from proxy.stats import read_stats, show_stats
+from proxy.token_commands import tokens_app
 from storage.errors import StorageError
 
 app = typer.Typer(
@@ -34,6 +35,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(tokens_app, name="tokens")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="TOML file; default: HOTPLATE_CONFIG, or hotplate.toml here.")

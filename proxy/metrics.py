@@ -78,6 +78,12 @@ class Metrics:
         self.outputs_left = Counter(
             "hotplate_outputs_left_total", "Output files that kept the upstream's own URL.", registry=self.registry
         )
+        self._stretched = Counter(
+            "hotplate_stretched_acceptances_total",
+            "Hits and look-ups given on an earlier acceptance, because the upstream could not be asked.",
+            ["upstream"],
+            registry=self.registry,
+        )
         self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
         self._webhooks = Counter(
             "hotplate_webhooks_total",
@@ -98,6 +104,7 @@ class Metrics:
                 self._runs.labels(upstream, status)
             for how in LEFT_BEHIND:
                 self._left_behind.labels(upstream, how)
+            self._stretched.labels(upstream)
             self._run_seconds.labels(upstream)
             self._boot_waits.labels(upstream)
             self._boot_seconds.labels(upstream)
@@ -123,6 +130,10 @@ class Metrics:
     def observe_left_behind(self, upstream: str, how: str) -> None:
         """What became of a run that a former process left behind."""
         self._left_behind.labels(upstream, how).inc()
+
+    def observe_stretched(self, upstream: str) -> None:
+        """Somebody got something on an acceptance that is older than usual."""
+        self._stretched.labels(upstream).inc()
 
     def observe_webhook(self, outcome: str) -> None:
         """One attempt at a webhook, or the end of all."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.entitlement import Visitor
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.books import Books
@@ -32,7 +33,6 @@ from proxy.upstreams.base import Credential, Upstream
 from proxy.upstreams.catalog import Catalog
 from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.news_desk import NewsDesk
-from storage.digest import Scope
 from storage.opening import Storage
 
 
@@ -79,22 +79,38 @@ class Services:
     hook_desk: HookDesk
     now: Callable[[], float]
 
-    def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:
-        """Every upstream at which this caller may be somebody, with its scope there.
+    async def visits(self, credential: Credential | None) -> list[tuple[Upstream, Visitor]]:
+        """Every upstream at which this caller may be somebody, and who it is there.
+
+        A credential is told to no upstream that has not heard of it: its account is asked for where it is at home.
 
         Raises:
-            Unauthenticated: there is none.
+            Unauthenticated: it is nobody anywhere.
         """
-        found: list[tuple[Upstream, Scope]] = []
+        found: list[tuple[Upstream, Visitor]] = []
         refusal: Unauthenticated | None = None
+        home = await self.home(credential)
         for upstream in self.catalog.upstreams:
+            know = self.gatekeeper.identify if upstream is home else self.gatekeeper.recognise
             try:
-                found.append((upstream, self.gatekeeper.scope_of(upstream, credential)))
+                found.append((upstream, await know(upstream, credential)))
             except Unauthenticated as error:
                 refusal = refusal or error
         if not found:
             raise refusal or NotFound("there is no model service")
         return found
+
+    async def home(self, credential: Credential | None) -> Upstream | None:
+        """The API to which what Hotplate does not handle goes for this caller: the first that has ever accepted its
+        credential, else the first of all; ``None`` where there is none with accounts, and for Hotplate's own tokens."""
+        apis = [upstream for upstream in self.catalog.upstreams if upstream.has_accounts]
+        if credential is not None and self.gatekeeper.is_own(credential):
+            return None
+        if len(apis) > 1 and credential is not None:
+            for upstream in apis:
+                if await self.gatekeeper.is_known(upstream, credential):
+                    return upstream
+        return apis[0] if apis else None
 
     def answers_itself(self, credential: Credential | None) -> bool:
         """Whether there is no API behind that could tell this caller of models and accounts: there is none at all, or
@@ -106,5 +122,11 @@ class Services:
         is_own = credential is not None and self.gatekeeper.is_own(credential)
         if not is_own and any(upstream.has_accounts for upstream in self.catalog.upstreams):
             return False
-        self.scopes(credential)
-        return True
+        refusal: Unauthenticated | None = None
+        for upstream in self.catalog.upstreams:
+            try:
+                self.gatekeeper.scope_of(upstream, credential)
+                return True
+            except Unauthenticated as error:
+                refusal = refusal or error
+        raise refusal or NotFound("there is no model service")

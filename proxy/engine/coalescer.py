@@ -19,7 +19,7 @@ from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.tally import Tally
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
-from storage.digest import Digest, PredictionKey, RecordId, hash_bytes
+from storage.digest import Digest, PredictionKey, RecordId, Scope, hash_bytes
 from storage.records import JsonObject, JsonPath, ResultRecord
 
 WATCH_S = 5.0
@@ -48,6 +48,7 @@ class Flight:
 
     Attributes:
         answered_early: predictions that were answered before the run was taken, and are not cancelled.
+        leader: the scope of the token with which its upstream is asked.
         tally: the predictions that wait, for the ledger.
         was_found: there was no run: the result was in the store by then.
         worked_from: epoch seconds of the first news that the model works on it.
@@ -59,6 +60,7 @@ class Flight:
     ) -> None:
         self.record_id = record_id
         self.key = key
+        self.leader: Scope | None = None
         self.is_refresh = is_refresh
         self.started_at = started_at
         self.progress: Progress | None = None

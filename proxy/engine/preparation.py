@@ -9,24 +9,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.core.controls import Controls
+from proxy.core.entitlement import parse_rule
 from proxy.core.errors import InputInvalid
 from proxy.core.keys import KeyIngredients, derive_key, variant_key
 from proxy.core.outputs import substitute
 from proxy.core.policy import DEFAULT_POLICY, Bypass, Cached, Policy, keyed_part, permitted, plan_lookup, plan_seedless
 from proxy.core.schemas import normalise_input
+from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.runs import Create, Prepared
 from proxy.upstreams.base import DEPLOYMENTS, ModelDescription
-from storage.digest import Digest, PredictionKey
+from storage.digest import Digest, PredictionKey, Scope
 from storage.records import JsonObject, JsonPath
 
 
 class Preparation:
     """Prepares create requests. Starts nothing and stores nothing."""
 
-    def __init__(self, file_inputs: FileInputs, desk: PolicyDesk) -> None:
+    def __init__(self, file_inputs: FileInputs, gatekeeper: Gatekeeper, desk: PolicyDesk) -> None:
         self._file_inputs = file_inputs
+        self._gatekeeper = gatekeeper
         self._desk = desk
 
     async def prepare(self, create: Create) -> Prepared:
@@ -75,10 +78,11 @@ class Preparation:
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)
         plan = plan_seedless(plan, policy, controls, key_input)
+        scope = self._gatekeeper.results_scope(upstream, create.credential, parse_rule(policy.scope))
         key = None
         if isinstance(plan, Cached):
-            key = _derive(create, described, policy, controls, identified.key_input, identified.files)
-        return Prepared(described, plan, sent, identified.shown, key, identified, policy, controls)
+            key = _derive(create, described, scope, policy, controls, identified.key_input, identified.files)
+        return Prepared(described, plan, sent, identified.shown, key, scope, identified, policy, controls)
 
 
 def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
@@ -90,13 +94,15 @@ def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
         return None
     files = prepared.identified.files
     given = substitute(create.given, [(path, None) for path, _ in files])
-    key = _derive(create, prepared.described, prepared.policy, prepared.controls, given, files)
+    scope, policy = prepared.results_scope, prepared.policy
+    key = _derive(create, prepared.described, scope, policy, prepared.controls, given, files)
     return key if key != prepared.key else None
 
 
 def _derive(
     create: Create,
     described: ModelDescription,
+    scope: Scope,
     policy: Policy,
     controls: Controls,
     given: JsonObject,
@@ -108,5 +114,5 @@ def _derive(
     if described.deployment is not None:
         model = f"{DEPLOYMENTS}{described.deployment}"
     given, files, rule = keyed_part(policy, given, files)
-    key = derive_key(KeyIngredients(create.scope, create.upstream.name, model, described.version, given, files))
+    key = derive_key(KeyIngredients(scope, create.upstream.name, model, described.version, given, files))
     return variant_key(key, namespace=controls.namespace, extra=controls.key, rule=rule)

@@ -39,6 +39,8 @@ class Running:
     """A prediction that made or shares a run; it stays here after the run has ended.
 
     Attributes:
+        scope: whose prediction it is.
+        results_scope: whose result answers it.
         model: as it was known when the run began; the run itself may tell better.
         plan: how it used the cache.
         is_follower: it joined a run that another request had caused.
@@ -55,6 +57,7 @@ class Running:
 
     id: PredictionId
     scope: Scope
+    results_scope: Scope
     model: str
     version: str
     input: JsonObject

@@ -109,7 +109,14 @@ class Resumption:
         controls = Controls(profile=run.profile, tags=run.tags)
         policy = self._desk.book.find(run.profile, run.described.policy_name) or DEFAULT_POLICY
         prepared = Prepared(
-            run.described, run.plan, run.sent or {}, run.key_input, run.key, policy=policy, controls=controls
+            run.described,
+            run.plan,
+            run.sent or {},
+            run.key_input,
+            run.key,
+            run.results_scope,
+            policy=policy,
+            controls=controls,
         )
         is_shared = isinstance(run.plan, Cached) and run.plan.may_share and not run.is_unwanted
         flight = self._runs.plan_flight(
@@ -134,6 +141,7 @@ class Resumption:
                 Running(
                     id=one.id,
                     scope=one.scope,
+                    results_scope=run.results_scope,
                     model=run.described.model,
                     version=run.described.version,
                     input=run.key_input,

@@ -64,6 +64,7 @@ class Create:
     """A create request, resolved: who asks what of whom.
 
     Attributes:
+        scope: whose prediction it is.
         controls: how it wants to use the cache.
         wants_s: seconds for which the client waits for the answer.
         webhook: where news of the prediction shall go.
@@ -89,6 +90,7 @@ class Prepared:
         sent: what will be sent, but for files that the upstream cannot read where they are.
         key_input: what is keyed, as it will be stored and shown: files that were given as data left out.
         key: of the first member of a pool; of the member that is made, once that is settled.
+        results_scope: whose results may answer it, and who may get its own.
         identified: the files of the input; nothing for a run that a former process began.
         policy: the one that held when the request came.
         controls: what the policy leaves of the request's wishes.
@@ -99,6 +101,7 @@ class Prepared:
     sent: JsonObject
     key_input: JsonObject
     key: PredictionKey | None
+    results_scope: Scope
     identified: Identified = field(default_factory=Identified)
     policy: Policy = DEFAULT_POLICY
     controls: Controls = NO_CONTROLS
@@ -167,7 +170,7 @@ class Runs:
     async def find(self, key: PredictionKey, create: Create, prepared: Prepared) -> tuple[ResultRecord, Grade] | None:
         """The stored result under ``key``, if it is complete and this caller's, and what it is good for."""
         record = self._results.peek(key) or await self._results.get_complete(key)
-        if record is None or record.scope != create.scope:
+        if record is None or record.scope != prepared.results_scope:
             return None
         age_s = self._now() - record.completed_at
         is_pinned = prepared.described.is_pinned
@@ -196,7 +199,8 @@ class Runs:
                 _log.exception("run_broke")
                 error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
             if isinstance(error, UpstreamRefused) and error.status in (401, 403):
-                self._gatekeeper.refuse(create.scope)  # here, since nobody waits for a run behind an answer
+                # Here, since nobody waits for a run behind an answer.
+                self._gatekeeper.refuse(create.upstream, create.credential)
             if not flight.was_accepted:
                 flight.refuse(error)
                 if not flight.was_answered_early:
@@ -207,7 +211,7 @@ class Runs:
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
-            flight.record_id, create.scope, described, flight.started_at, landed.outcome, landed.is_stored
+            flight.record_id, prepared.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
@@ -257,11 +261,11 @@ class Runs:
         A result that is there already was counted by the former process.
         """
         stored = await self._results.find_complete(flight.record_id)
-        if stored is not None and stored.scope == create.scope:
+        if stored is not None and stored.scope == prepared.results_scope:
             flight.tally.close()
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
-        if left is not None and left.scope == create.scope:
+        if left is not None and left.scope == prepared.results_scope:
             flight.tally.close()
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
@@ -298,9 +302,9 @@ class Runs:
             nonlocal is_noted
             if not is_noted and progress.upstream_id is not None:
                 is_noted = True
-                self._gatekeeper.accept(create.scope)
+                self._gatekeeper.accept(create.upstream, create.credential)
                 described = _told(prepared.described, progress)
-                self._journal.started(flight.record_id, create.scope, described, flight.started_at)
+                self._journal.started(flight.record_id, prepared.results_scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
             flight.report(progress)
 
@@ -314,7 +318,7 @@ class Runs:
         """
         found = await self.find(key, create, prepared)
         record = found[0] if found is not None and found[1] == "fresh" else None
-        if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.scope):
+        if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.credential):
             return None
         try:
             await self._renderer.template(record)
@@ -333,7 +337,7 @@ class Runs:
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),
-            scope=create.scope,
+            scope=prepared.results_scope,
             upstream=create.upstream.name,
             model=outcome.model or prepared.described.model,
             version=prepared.described.version,
@@ -418,6 +422,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
     return OngoingRun(
         record_id=flight.record_id,
         scope=create.scope,
+        results_scope=prepared.results_scope,
         upstream=create.upstream.name,
         upstream_id=upstream_id,
         job_id=job.id,
@@ -427,7 +432,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         key=prepared.key,
         key_input=prepared.key_input,
         sent=None if create.upstream.outlives_us else job.input,
-        credential=create.credential,
+        credential=create.credential if create.upstream.has_accounts else None,
         started_at=flight.started_at,
         profile=prepared.controls.profile,
         tags=prepared.controls.tags,

@@ -85,7 +85,7 @@ class Operations:
             target=target,
             given=parsed.input,
             credential=credential,
-            scope=services.gatekeeper.scope_of(upstream, credential),
+            scope=(await services.gatekeeper.identify(upstream, credential)).owner,
             wants_s=0.0,
         )
         prepared = await services.preparation.prepare(create)
@@ -100,7 +100,7 @@ class Operations:
                 "version": described.version,
                 "is_pinned": described.is_pinned,
                 "schema_known": described.schema is not None,
-                "scope": create.scope.hex()[:16],
+                "scope": prepared.results_scope.hex()[:16],
                 "key_version": KEY_VERSION,
                 "given": parsed.input,
                 "normalised": prepared.identified.key_input,

@@ -16,6 +16,7 @@ from proxy.routes.exchange import PRIVATE, Exchange, unless_gone
 from proxy.services import Services
 from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
 from proxy.upstreams.bodies import joined, nothing, only, read_head
+from proxy.upstreams.holding import is_lookup
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
@@ -59,16 +60,23 @@ class Passthrough:
     async def handle(self, exchange: Exchange) -> None:
         """Pass the request on with its body as it arrives."""
         exchange.note.outcome = "relay"
-        await self.relay(exchange, self._services.catalog.relay(), None, detail="uncached")
+        upstream = await self._services.home(exchange.credential()) or self._services.catalog.relay()
+        await self.relay(exchange, upstream, None, detail="uncached")
 
     async def relay(self, exchange: Exchange, upstream: Upstream, body: bytes | None, *, detail: str) -> None:
         """Pass the request on to ``upstream``; ``body`` when it was read already.
 
         Raises:
             NotFound: no upstream takes such requests, or none may hear of the credential: it is one of Hotplate's own.
+            Unauthenticated: the caller is nobody at an upstream whose token Hotplate holds.
         """
         credential = exchange.credential()
-        if credential is not None and self._services.gatekeeper.is_own(credential):
+        if not upstream.has_accounts:
+            self._services.gatekeeper.scope_of(upstream, credential)
+            # What the account behind the held token has and may do is no business of any caller.
+            if not is_lookup(exchange.method, exchange.raw_path):
+                raise NotFound("The requested resource could not be found.")
+        elif credential is not None and self._services.gatekeeper.is_own(credential):
             raise NotFound("The requested resource could not be found.")
         exchange.note.upstream = upstream.name
         if ".." in exchange.raw_path.split("/") or not exchange.raw_path.isascii():

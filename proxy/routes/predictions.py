@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Literal
 
 from proxy.core.controls import parse_controls
@@ -62,13 +62,14 @@ class Predictions:
             upstream, target = services.catalog.deployment(*named)
         else:
             upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
-        scope = services.gatekeeper.scope_of(upstream, credential)
+        visitor = await services.gatekeeper.identify(upstream, credential)
         exchange.note.upstream = upstream.name
+        await services.gatekeeper.check_create(upstream, credential, target)
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
-            ended = services.budgets.begin(scope)  # it makes a run as well
+            ended = services.budgets.begin(visitor.owner)  # it makes a run as well
             try:
-                services.books.relayed(upstream.name, target, scope)
+                services.books.relayed(upstream.name, target, visitor.owner)
                 await self._passthrough.relay(exchange, upstream, body, detail="extras")
             finally:
                 ended()
@@ -76,7 +77,7 @@ class Predictions:
         del body  # whoever waits holds no copy
         if parsed.webhook is not None:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
-            services.webhook_secrets.learn(upstream, credential, scope)
+            services.webhook_secrets.learn(upstream, credential, visitor.owner)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
         deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
         answer = await services.predictor.create(
@@ -85,7 +86,7 @@ class Predictions:
                 target=target,
                 given=parsed.input,
                 credential=credential,
-                scope=scope,
+                scope=visitor.owner,
                 wants_s=wait_s or 0.0,
                 controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
                 webhook=parsed.webhook,
@@ -105,7 +106,12 @@ class Predictions:
             InputInvalid: it asks an upstream that cannot do it.
         """
         settings = self._services.settings.webhooks
-        if upstream.kind == "replicate":
+        if upstream.kind == "replicate" and not upstream.has_accounts and parsed.extras:
+            # Its answer would name a prediction that belongs to no caller of ours.
+            raise InputInvalid(
+                [InvalidField("not_supported", name, f"{name} is not available here") for name in sorted(parsed.extras)]
+            )
+        if upstream.has_accounts:
             return bool(parsed.extras) or (parsed.webhook is not None and not settings.enabled)
         if parsed.webhook is not None and not settings.enabled:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
@@ -171,15 +177,18 @@ class Predictions:
         """``POST /predictions/{id}/cancel``."""
         await self._existing(exchange, self._services.predictor.cancel)
 
-    async def _existing(self, exchange: Exchange, action: Callable[[str, Scope], Awaitable[Prediction | None]]) -> None:
+    async def _existing(
+        self, exchange: Exchange, action: Callable[[str, Scope, Collection[Scope]], Awaitable[Prediction | None]]
+    ) -> None:
         services = self._services
         credential = exchange.credential()
-        for upstream, scope in services.scopes(credential):
-            if not services.views.is_own(exchange.params["id"], scope):
+        visits = await services.visits(credential)
+        for upstream, visitor, owner in [(*visit, owner) for visit in visits for owner in visit[1].owners]:
+            if not services.views.is_own(exchange.params["id"], owner):
                 continue
             # A prediction is shown to a credential that its upstream accepts now, as a hit is.
-            await services.gatekeeper.require(upstream, credential, scope)
-            prediction = await action(exchange.params["id"], scope)
+            await services.gatekeeper.require(upstream, credential)
+            prediction = await action(exchange.params["id"], owner, visitor.entitled)
             if prediction is not None:
                 exchange.note.outcome, exchange.note.upstream = "own", upstream.name
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
@@ -198,13 +207,17 @@ def _comes_in_pieces(output: JsonValue) -> bool:
 
 def _hit_status(hit: Hit) -> bytes:
     """``Cache-Status`` of a hit. Source: RFC 9211 sections 2.1, 2.4 and 2.8."""
-    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf:
+    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf and not hit.is_stretched:
         return _HIT_STATUS
     status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
-    if hit.member is not None:
-        status += f'; detail="{_place(hit.member)}"'.encode()
-    elif hit.grade != "fresh":
-        status += b"; detail=" + (b"revalidating" if hit.grade == "revalidate" else b"stale-if-error")
+    details = [_place(hit.member)] if hit.member is not None else []
+    if hit.member is None and hit.grade != "fresh":
+        details.append("revalidating" if hit.grade == "revalidate" else "stale-if-error")
+    if hit.is_stretched:
+        details.append("auth-stretched")
+    if details:
+        is_token = len(details) == 1 and hit.member is None
+        status += f"; detail={details[0]}".encode() if is_token else f'; detail="{", ".join(details)}"'.encode()
     return status
 
 

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.addresses import AddressBook, StreamBook, StreamName
 from proxy.core.cache_control import parse_cache_control
 from proxy.core.controls import Controls
-from proxy.core.ids import IdMint
+from proxy.core.ids import IdMint, PredictionId
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.policy import Policy, PolicyBook
@@ -152,6 +152,7 @@ class Engine:
         self.streams = Streams(
             recent=self.recent,
             mint=mint,
+            book=self.stream_book,
             journal=self.journal,
             results=self.storage.results,
             remains=self.remains,
@@ -201,7 +202,7 @@ class Engine:
             now=self.clock,
         )
         self.desk = PolicyDesk(PolicyBook(policies), is_enabled=cache_enabled)
-        self.preparation = Preparation(self.file_inputs, self.desk)
+        self.preparation = Preparation(self.file_inputs, self.gatekeeper, self.desk)
         self.lookup = Lookup(self.flights, self.gatekeeper, self.renderer, self.clock)
         self.views = Views(
             results=self.storage.results,
@@ -294,6 +295,16 @@ class Engine:
             deadline_s=deadline_s,
             webhook=webhook,
         )
+
+    def stream_name(self, prediction: Running | PredictionId) -> StreamName:
+        """What the address of a prediction's stream names; of an id alone, for the usual caller's results."""
+        if isinstance(prediction, Running):
+            prediction_id, scope = prediction.id, prediction.results_scope
+        else:
+            prediction_id, scope = prediction, self.gatekeeper.results_scope(self.upstream, Credential(TOKEN))
+        name = self.stream_book.verify(self.stream_book.path(prediction_id, scope, makes_files=False)[-59:])
+        assert name is not None
+        return name
 
     async def create(self, given: JsonObject | None = None, **how: Any) -> Hit | Running:
         """Create a prediction."""
