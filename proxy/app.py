@@ -21,6 +21,7 @@ from proxy.engine.courier import GRACE_S
 from proxy.logs import RequestLog
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
+from proxy.routes.controls import Controls
 from proxy.routes.directory import Directory
 from proxy.routes.exchange import Endpoint, Exchange
 from proxy.routes.files import Files
@@ -80,6 +81,8 @@ async def build_application(
         entries = [Entry(build_upstream(one, settings, storage, egress, desk), one.models) for one in settings.upstream]
         upstreams = [entry.upstream for entry in entries]
         services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
+        await services.kill_switch.resume()
+        await services.purging.resume()
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.resumption.resume()
@@ -183,11 +186,19 @@ def _own_names(services: Services) -> frozenset[str] | None:
 
 def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
+    controls = Controls(services)
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
         Route("/readyz", Endpoint({"GET": operations.readyz})),
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
+        Route(
+            "/_hotplate/bypass",
+            Endpoint({"GET": operations.guarded(controls.bypass), "POST": operations.guarded(controls.switch)}),
+        ),
+        Route("/_hotplate/policies", Endpoint({"GET": operations.guarded(controls.policies)})),
+        Route("/_hotplate/reload", Endpoint({"POST": operations.guarded(controls.reload)})),
+        Route("/_hotplate/purge", Endpoint({"POST": operations.guarded(controls.purge)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]

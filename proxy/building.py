@@ -9,8 +9,10 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
+from proxy.core.purging import PurgeLog
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.announcements import Announcements
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -19,6 +21,7 @@ from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
@@ -27,7 +30,9 @@ from proxy.engine.parcels import ParcelRows
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
+from proxy.engine.purging import Purging
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.reload import Reload
 from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
@@ -88,7 +93,8 @@ def build_services(
     rows = RowWriter(storage.ledger)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
-    remains = Remains(rows, Sealer(secrets), storage.blobs)
+    purges = PurgeLog()
+    remains = Remains(rows, Sealer(secrets), storage.blobs, purges)
     history = History(storage.ledger, time.time)
     gatekeeper = Gatekeeper(
         secrets,
@@ -156,10 +162,14 @@ def build_services(
         ongoing=ongoing,
         remains=remains,
         streams=streams,
+        purges=purges,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         now=time.time,
     )
     policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
+    announcements = Announcements()
+    kill_switch = KillSwitch(policy_desk, storage.notes, announcements, time.time)
+    metrics.bypass.set_function(lambda: float(kill_switch.is_on))
     preparation = Preparation(file_inputs, policy_desk)
     lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
@@ -206,6 +216,10 @@ def build_services(
         policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
+        announcements=announcements,
+        kill_switch=kill_switch,
+        reload=Reload(settings, policy_desk, announcements),
+        purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,

@@ -19,6 +19,8 @@ from rich.text import Text
 
 from proxy import __version__, logs
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
+from proxy.commands import controls
+from proxy.commands.admin import ConfigOption
 from proxy.data_dir import make_data_dir
 from proxy.demo import UPSTREAM, DemoFailed, run_demo
 from proxy.doctor import diagnose
@@ -33,9 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file; default: HOTPLATE_CONFIG, or hotplate.toml here.")
-]
 HostOption = Annotated[str | None, typer.Option(help="Address of the public listener.")]
 PortOption = Annotated[int | None, typer.Option(help="Port of the public listener; 0 picks a free one.")]
 AdminPortOption = Annotated[int | None, typer.Option(help="Port of the admin listener; 0 picks a free one.")]
@@ -189,6 +188,11 @@ def explain(
     for name, value in document.items():
         table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
     Console().print(table)
+
+
+app.command()(controls.bypass)
+app.command()(controls.reload)
+app.command()(controls.purge)
 
 
 @app.command()

@@ -76,6 +76,11 @@ class Metrics:
         self.outputs_left = Counter(
             "hotplate_outputs_left_total", "Output files that kept the upstream's own URL.", registry=self.registry
         )
+        self.bypass = Gauge(
+            "hotplate_bypass",
+            "1 while the operator's switch has every create go past the cache.",
+            registry=self.registry,
+        )
         self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
         self._webhooks = Counter(
             "hotplate_webhooks_total",

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from storage.counters import StorageCounters
@@ -111,6 +111,33 @@ class ResultStore:
         """
         await self._to_the_end(self._remove(key))
 
+    async def remove_all(self, keys: Sequence[PredictionKey]) -> int:
+        """Forget the records under ``keys``, on the disk and in memory, in one step; how many there were.
+
+        Once begun it is carried out, even if the caller is cancelled.
+
+        Raises:
+            StorageUnavailable: they could not be removed.
+        """
+        removed = 0
+
+        async def change() -> None:
+            nonlocal removed
+            self._begin_changes(keys)
+            try:
+                removed = await self._actions.remove_all(keys)
+            finally:
+                self._begin_changes(keys)
+
+        if keys:
+            await self._to_the_end(change())
+        return removed
+
+    def forget(self, is_meant: Callable[[ResultRecord], bool]) -> None:
+        """Let go of records in memory alone: somebody else has removed them, or is about to."""
+        self._changes += 1
+        self._recent.discard_where(lambda entry: is_meant(entry[0]))
+
     async def settle(self) -> None:
         """Wait for the changes that were begun; how each of them ended is told to its caller alone."""
         while self._running:
@@ -139,6 +166,10 @@ class ResultStore:
         self._changes += 1
         self._recent.discard(key)
         return self._changes
+
+    def _begin_changes(self, keys: Sequence[PredictionKey]) -> None:
+        for key in keys:
+            self._begin_change(key)
 
     def _end_change(self, key: PredictionKey, changes: int) -> bool:
         """Forget ``key`` once more; whether no other change began or ended meanwhile."""

@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import HotplateError, Overloaded
+from proxy.core.purging import Subject
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
 from storage.digest import PredictionKey, RecordId
@@ -53,6 +54,7 @@ class Flight:
         self.landed: Landed | None = None
         self.sharers = 0
         self.is_sent = False
+        self.subject: Subject | None = None
         self.was_answered_early = False
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -213,6 +215,11 @@ class Coalescer:
         if flight.sharers <= 0 and flight.landed is None:
             self._forget(flight)
             flight.cancel()
+
+    def part(self, is_meant: Callable[[Flight], bool]) -> None:
+        """Let nobody join the flights that ``is_meant`` any more; those who share one still get its result."""
+        for flight in [flight for flight in self._by_key.values() if is_meant(flight)]:
+            self._forget(flight)
 
     def _forget(self, flight: Flight) -> None:
         if flight.key is not None and self._by_key.get((flight.key, flight.is_refresh)) is flight:

@@ -30,7 +30,7 @@ from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running
-from proxy.engine.runs import Create, Prepared, Runs
+from proxy.engine.runs import Create, Prepared, Runs, subject_of_run
 from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
 from storage.records import ResultRecord
@@ -318,6 +318,7 @@ class Predictor:
         """Begin a flight; without a key nobody can join it."""
         is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
         flight = self._runs.plan_flight(shared_key, now, is_refresh=is_refresh)
+        flight.subject = subject_of_run(prepared)
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
         return flight

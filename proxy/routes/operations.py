@@ -52,12 +52,13 @@ class Operations:
     async def readyz(self, exchange: Exchange) -> None:
         """Whether traffic should come here: 503 while draining; a store in trouble is ``degraded`` but 200."""
         trouble = self._services.storage.trouble()
+        bypass = {"bypass": "on"} if self._services.kill_switch.is_on else {}
         if self.is_draining:
             await exchange.respond_json(503, {"status": "draining"})
         elif trouble is not None:
-            await exchange.respond_json(200, {"status": "degraded", "storage": trouble})
+            await exchange.respond_json(200, {"status": "degraded", "storage": trouble, **bypass})
         else:
-            await exchange.respond_json(200, {"status": "ok"})
+            await exchange.respond_json(200, {"status": "ok", **bypass})
 
     async def metrics(self, exchange: Exchange) -> None:
         """Prometheus text."""
@@ -124,6 +125,7 @@ class Operations:
             {
                 "version": __version__,
                 "base_url": services.base_url,
+                "bypass": {"on": services.kill_switch.is_on, "since": services.kill_switch.since},
                 "upstreams": [
                     {
                         "name": upstream.name,

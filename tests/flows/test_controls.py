@@ -1,0 +1,145 @@
+"""The operator's hands on a running proxy: the commands as they are typed, counted at the API's side."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from loadtests.fake_model.process import ALICE, FakeModel, fake_model
+from tests.flows.harness import ROOT, ProxyProcess, running_proxy, start_proxy
+from tests.flows.test_replicate_upstream import PIXEL, Pair, config
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+def hotplate(proxy: ProxyProcess, *arguments: str, expect: int = 0, stdin: str = "") -> str:
+    """Run the command as an operator does; what it printed, on both streams."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith(("HOTPLATE_", "REPLICATE_"))}
+    port = proxy.admin_url.rpartition(":")[2]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "proxy",
+            *arguments,
+            "--config",
+            str(proxy.data_dir.parent / f"{proxy.data_dir.name}.toml"),
+        ],
+        cwd=ROOT,
+        env={**bare, "HOTPLATE_ADMIN__PORT": port, "REPLICATE_API_TOKEN": ALICE, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        input=stdin,
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def asked(proxy: ProxyProcess, *arguments: str) -> Any:
+    return json.loads(hotplate(proxy, *arguments, "--json"))
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[FakeModel]:
+    with fake_model() as model:
+        yield model
+
+
+@pytest.fixture
+def pair(api: FakeModel, tmp_path: Path) -> Iterator[Pair]:
+    api.reset()
+    with running_proxy(tmp_path / "data", config(api)) as proxy:
+        yield Pair(api, proxy)
+
+
+def status(pair: Pair, prompt: str, **headers: str) -> str:
+    answer = pair.post(PIXEL, {"input": {"prompt": prompt, "seed": 1}}, **headers)
+    assert answer.status_code == 201, answer.text
+    return answer.headers["cache-status"]
+
+
+def test_kill_switch_acts_at_once_and_outlives_a_restart(pair: Pair) -> None:
+    status(pair, "kept")
+    assert "The cache is used" in hotplate(pair.proxy, "bypass", "status")
+    assert "bypassed" in hotplate(pair.proxy, "bypass", "on")
+    assert status(pair, "kept") == "Hotplate; fwd=bypass; detail=off"
+    ready = httpx.get(f"{pair.proxy.admin_url}/readyz", trust_env=False)
+    assert (ready.status_code, ready.json()) == (200, {"status": "ok", "bypass": "on"})
+    assert "hotplate_bypass 1.0" in httpx.get(f"{pair.proxy.admin_url}/metrics", trust_env=False).text
+    assert pair.proxy.stop() == 0
+    again = start_proxy(pair.proxy.data_dir, config(pair.api))
+    try:
+        (warning,) = [line for line in again.log() if line["event"] == "cache_is_bypassed"]
+        assert warning["level"] == "warning"
+        assert status(Pair(pair.api, again), "kept") == "Hotplate; fwd=bypass; detail=off"
+        assert asked(again, "bypass", "off")["on"] is False
+        assert "; hit" in status(Pair(pair.api, again), "kept")
+    finally:
+        again.stop()
+
+
+def test_reload_swaps_policies_by_command_and_by_signal_or_not_at_all(pair: Pair) -> None:
+    file = pair.proxy.data_dir.parent / "data.toml"
+    status(pair, "one")
+    assert "; hit" in status(pair, "one")
+    file.write_text(config(pair.api, '[[policy]]\nmodels = ["acme/*"]\nmode = "off"\n[limits]\nmax_waiters = 9\n'))
+    said = hotplate(pair.proxy, "reload")
+    assert "1 policy holds now, changed" in said
+    assert "limits.max_waiters" in said
+    assert "detail=off" in status(pair, "one")
+    assert [one["mode"] for one in httpx.get(f"{pair.proxy.admin_url}/_hotplate/policies").json()["policies"]] == [
+        "off"
+    ]
+    file.write_text(config(pair.api, '[[policy]]\nmode = "sometimes"\n'))
+    (line,) = hotplate(pair.proxy, "reload", expect=1).splitlines()
+    assert "policy.0.mode" in line
+    pair.proxy.process.send_signal(signal.SIGHUP)
+    events = wait_for(pair.proxy, "policies_not_reloaded")
+    assert "policy.0.mode" in events[0]["detail"]
+    assert "detail=off" in status(pair, "one"), "a bad file leaves the old ones"
+    file.write_text(config(pair.api))
+    pair.proxy.process.send_signal(signal.SIGHUP)
+    wait_for(pair.proxy, "policies_reloaded", count=2)
+    assert "; hit" in status(pair, "one")
+
+
+def wait_for(proxy: ProxyProcess, event: str, count: int = 1) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = [line for line in proxy.log() if line.get("event") == event]
+        if len(found) >= count:
+            return found
+        time.sleep(0.02)
+    raise AssertionError(f"no {event}: {proxy.log()}")
+
+
+def test_purge_takes_results_away_by_every_name(pair: Pair) -> None:
+    made = pair.post(PIXEL, {"input": {"prompt": "by id", "seed": 1}}).json()
+    status(pair, "tagged", **{"Hotplate-Tags": "spring, sale"})
+    status(pair, "spaced", **{"Hotplate-Namespace": "blue"})
+    assert asked(pair.proxy, "purge", "--tag", "sale")["removed"] == 1
+    assert asked(pair.proxy, "purge", "--namespace", "blue")["removed"] == 1
+    assert "1 result removed." in hotplate(pair.proxy, "purge", "--id", made["id"])
+    shown = pair.get(f"/v1/predictions/{made['id']}").json()
+    assert shown["data_removed"] is True
+    assert shown["output"] is None
+    for prompt in ("by id", "tagged"):
+        assert "fwd=miss" in status(pair, prompt)
+        assert "; hit" in status(pair, prompt)
+    assert asked(pair.proxy, "purge", "--model", "acme/*")["removed"] == 2
+    assert "Aborted" in hotplate(pair.proxy, "purge", "--all", expect=1, stdin="n\n")
+    assert "fwd=miss" in status(pair, "tagged")
+    assert asked(pair.proxy, "purge", "--all", "--yes")["removed"] == 1
+    assert "say one of" in hotplate(pair.proxy, "purge", expect=2)
+    assert "64 lower-case hex" in hotplate(pair.proxy, "purge", "--key", "12", expect=2)
