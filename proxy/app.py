@@ -24,6 +24,7 @@ from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.controls import Controls
 from proxy.routes.directory import Directory
 from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.explain import Explain
 from proxy.routes.files import Files
 from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models, page
@@ -186,7 +187,7 @@ def _own_names(services: Services) -> frozenset[str] | None:
 
 def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
-    controls = Controls(services)
+    controls, explain = Controls(services), Explain(services)
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
         Route("/readyz", Endpoint({"GET": operations.readyz})),
@@ -199,7 +200,9 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
         Route("/_hotplate/policies", Endpoint({"GET": operations.guarded(controls.policies)})),
         Route("/_hotplate/reload", Endpoint({"POST": operations.guarded(controls.reload)})),
         Route("/_hotplate/purge", Endpoint({"POST": operations.guarded(controls.purge)})),
-        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
+        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(explain.explain)})),
+        Route("/_hotplate/explain/diff", Endpoint({"POST": operations.guarded(explain.compare)})),
+        Route("/_hotplate/explain/{id}", Endpoint({"GET": operations.guarded(explain.prediction)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]
     names = None

@@ -16,6 +16,7 @@ from proxy.engine.announcements import Announcements
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.explaining import Explainer
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
 from proxy.engine.history import History
@@ -220,6 +221,18 @@ def build_services(
         kill_switch=kill_switch,
         reload=Reload(settings, policy_desk, announcements),
         purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
+        explainer=Explainer(
+            preparation=preparation,
+            desk=policy_desk,
+            storage=storage,
+            coalescer=coalescer,
+            gatekeeper=gatekeeper,
+            mint=mint,
+            recent=recent,
+            journal=journal,
+            remains=remains,
+            now=time.time,
+        ),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,

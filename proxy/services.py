@@ -12,6 +12,7 @@ from proxy.engine.announcements import Announcements
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.explaining import Explainer
 from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.kill_switch import KillSwitch
@@ -58,6 +59,7 @@ class Services:
     kill_switch: KillSwitch
     reload: Reload
     purging: Purging
+    explainer: Explainer
     views: Views
     gatekeeper: Gatekeeper
     addresses: AddressBook

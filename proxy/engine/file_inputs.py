@@ -73,6 +73,7 @@ class Identified:
         files: places and digests of the files that are keyed by their bytes.
         sources: what ``materialise`` needs; it lets go of them.
         bypass: why there can be no key.
+        reads_urls: it is keyed by the names of files that would have had to be read, since nobody might be asked.
     """
 
     key_input: JsonObject = field(default_factory=dict)
@@ -80,6 +81,7 @@ class Identified:
     files: tuple[tuple[JsonPath, Digest], ...] = ()
     sources: tuple[Source, ...] = ()
     bypass: Reason | None = None
+    reads_urls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,14 @@ class FileInputs:
     # -- before the key ----------------------------------------------------------------------------------
 
     async def identify(
-        self, caller: Caller, given: JsonObject, key_input: JsonObject, schema: InputSchema | None, *, wants_key: bool
+        self,
+        caller: Caller,
+        given: JsonObject,
+        key_input: JsonObject,
+        schema: InputSchema | None,
+        *,
+        wants_key: bool,
+        may_ask: bool = True,
     ) -> Identified:
         """Which bytes the files of ``given`` are.
 
@@ -130,6 +139,7 @@ class FileInputs:
             key_input: the normalised input; where a file stands in ``given`` it holds the same string.
             schema: of the version that will run, where it is known.
             wants_key: otherwise nothing is hashed or fetched.
+            may_ask: somebody else may be asked for a file.
 
         Raises:
             UpstreamRefused: the upstream refuses the credential; asked before anything is fetched for it.
@@ -144,9 +154,10 @@ class FileInputs:
         keyed = [source for source in sources if source.digest is not None]
         keyed += [source for file in found if file.kind == "data" and (source := await _decoded(file))]
         bypass: Reason | None = None
-        remote = await self._hashable(caller, given, found, schema)
+        remote = await self._hashable(caller, given, found, schema) if may_ask else []
         holes = [(file.path, None) for file in (*(source.file for source in keyed), *remote)]
-        if holds_url(substitute(given, holes), self._by_url):
+        reads_urls = holds_url(substitute(given, holes), self._by_url)
+        if reads_urls and may_ask:
             bypass, remote = "url-input", []
         fetched = await self._fetched(caller, remote)
         if fetched is None:
@@ -160,6 +171,7 @@ class FileInputs:
             shown=substitute(key_input, [(source.file.path, None) for source in keyed if source.file.kind == "data"]),
             files=tuple((source.file.path, source.digest) for source in keyed if source.digest is not None),
             sources=tuple(sources),
+            reads_urls=reads_urls,
         )
 
     async def _local(self, caller: Caller, file: InputFile) -> Source | None:

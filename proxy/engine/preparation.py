@@ -16,7 +16,7 @@ from proxy.core.schemas import normalise_input
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.runs import Create, Prepared
-from proxy.upstreams.base import DEPLOYMENTS
+from proxy.upstreams.base import DEPLOYMENTS, ModelDescription
 from storage.digest import Digest, PredictionKey
 from storage.records import JsonObject, JsonPath
 
@@ -37,16 +37,41 @@ class Preparation:
             UpstreamRefused: the upstream refuses the credential with which a file was to be fetched.
             NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
         """
+        return await self._prepare(create)
+
+    async def is_observed(self, create: Create) -> bool:
+        """Whether the policy has the request passed on, and only looks at what would have become of it.
+
+        Raises:
+            NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
+        """
+        book = self._desk.book
+        if not book.observes:
+            return False
+        policy = book.find(create.controls.profile, (await _describe(create)).policy_name)
+        return policy is not None and policy.mode == "observe"
+
+    async def foresee(self, create: Create) -> Prepared:
+        """What ``prepare`` would settle if the policy's mode were ``on`` and the kill switch off.
+
+        Nobody is asked for it: files of somebody else stand in the key under their URLs (``Identified.reads_urls``).
+
+        Raises:
+            HotplateError: see ``prepare``.
+        """
+        return await self._prepare(create, foresees=True)
+
+    async def _prepare(self, create: Create, *, foresees: bool = False) -> Prepared:
         upstream = create.upstream
         desk = self._desk
-        described = await upstream.describe(create.target, create.credential)
-        if create.target.is_deployment:
-            described = replace(described, deployment=create.target.model)
+        described = await _describe(create)
         found = desk.book.find(create.controls.profile, described.policy_name)
+        if foresees and found is not None:
+            found = replace(found, mode="on")
         policy = found or DEFAULT_POLICY
         controls = permitted(policy, create.controls)
-        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache)
-        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached)
+        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache or foresees)
+        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached) and not foresees
         # What is learned now is known at the next request, too: both are to have one key.
         if is_learnable and await self._file_inputs.learn(create, create.given):
             learned = await upstream.describe(create.target, create.credential)
@@ -64,7 +89,7 @@ class Preparation:
                 sent = key_input = normalise_input(described.schema, create.given, unknown="drop")
         given = sent if sent is create.given else {name: sent[name] for name in create.given if name in sent}
         identified = await self._file_inputs.identify(
-            create, given, key_input, described.schema, wants_key=isinstance(plan, Cached)
+            create, given, key_input, described.schema, wants_key=isinstance(plan, Cached), may_ask=not foresees
         )
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)
@@ -73,6 +98,11 @@ class Preparation:
         if not isinstance(plan, Cached):
             return prepared
         return replace(prepared, key=_derive(create, prepared, identified.key_input, identified.files))
+
+
+async def _describe(create: Create) -> ModelDescription:
+    described = await create.upstream.describe(create.target, create.credential)
+    return replace(described, deployment=create.target.model) if create.target.is_deployment else described
 
 
 def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:

@@ -24,6 +24,7 @@ from proxy.engine.announcements import Announcements
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.explaining import Explainer
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
 from proxy.engine.history import History
@@ -221,6 +222,18 @@ class Engine:
             history=self.history,
             ongoing=self.ongoing,
             notices=self.notices,
+            now=self.clock,
+        )
+        self.explainer = Explainer(
+            preparation=self.preparation,
+            desk=self.desk,
+            storage=self.storage,
+            coalescer=self.coalescer,
+            gatekeeper=self.gatekeeper,
+            mint=mint,
+            recent=self.recent,
+            journal=self.journal,
+            remains=self.remains,
             now=self.clock,
         )
         self.resumption = Resumption(

@@ -156,3 +156,32 @@ def test_purge_takes_results_away_by_every_name(pair: Pair) -> None:
     assert asked(pair.proxy, "purge", "--all", "--yes")["removed"] == 1
     assert "say one of" in hotplate(pair.proxy, "purge", expect=2)
     assert "64 lower-case hex" in hotplate(pair.proxy, "purge", "--key", "12", expect=2)
+
+
+def test_explain_says_why_by_request_by_difference_and_by_id(pair: Pair, tmp_path: Path) -> None:
+    one, other, live = tmp_path / "one.json", tmp_path / "other.json", tmp_path / "live.json"
+    one.write_text(json.dumps({"model": "acme/pixel", "input": {"prompt": "why", "seed": 1}}))
+    other.write_text(json.dumps({"model": "acme/pixel", "input": {"prompt": "why not", "seed": 1}}))
+    live.write_text(json.dumps({"deployment": "acme/live", "input": {"prompt": "why", "seed": 1}}))
+    assert asked(pair.proxy, "explain", str(one))["would"] == "miss"
+    made = pair.post(PIXEL, {"input": {"prompt": "why", "seed": 1}}).json()
+    told = asked(pair.proxy, "explain", str(one))
+    assert told["would"] == "hit"
+    assert told["policy"]["because"].endswith("the defaults hold")
+    refreshing = asked(pair.proxy, "explain", str(one), "--header", "Cache-Control: no-cache")
+    assert refreshing["would"] == "miss"
+    assert asked(pair.proxy, "explain", str(live))["deployment"] == "acme/live"
+    assert "same key" in hotplate(pair.proxy, "explain", "--diff", str(one), str(one))
+    (difference,) = asked(pair.proxy, "explain", "--diff", str(one), str(other))["differences"]
+    assert difference == {"what": "input.prompt", "a": "why", "b": "why not"}
+    hit = pair.post(PIXEL, {"input": {"prompt": "why", "seed": 1}}).json()
+    past = asked(pair.proxy, "explain", "--id", hit["id"])
+    assert (past["answered"], past["key"]) == ("hit", told["key"])
+    assert asked(pair.proxy, "explain", "--id", made["id"])["answered"].startswith("miss")
+    for arguments in ([str(one)], ["--diff", str(one), str(other)], ["--id", hit["id"]]):
+        table = hotplate(pair.proxy, "explain", *arguments)
+        assert ALICE not in table
+        assert "why" in table
+    assert "--header" in hotplate(pair.proxy, "explain", str(one), "--header", "Authorization: x", expect=2)
+    assert "no policy has" in hotplate(pair.proxy, "explain", str(one), "--profile", "none", expect=2)
+    assert pair.api.counters()["creates"] == 1
