@@ -199,6 +199,7 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
         ),
         Route("/_hotplate/policies", Endpoint({"GET": operations.guarded(controls.policies)})),
         Route("/_hotplate/reload", Endpoint({"POST": operations.guarded(controls.reload)})),
+        Route("/_hotplate/observed", Endpoint({"GET": operations.guarded(controls.observed)})),
         Route("/_hotplate/purge", Endpoint({"POST": operations.guarded(controls.purge)})),
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(explain.explain)})),
         Route("/_hotplate/explain/diff", Endpoint({"POST": operations.guarded(explain.compare)})),

@@ -26,6 +26,7 @@ from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
+from proxy.engine.observer import Observer
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
 from proxy.engine.policies import PolicyDesk
@@ -221,6 +222,7 @@ def build_services(
         kill_switch=kill_switch,
         reload=Reload(settings, policy_desk, announcements),
         purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
+        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time),
         explainer=Explainer(
             preparation=preparation,
             desk=policy_desk,

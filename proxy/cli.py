@@ -16,7 +16,7 @@ from rich.text import Text
 
 from proxy import __version__, logs
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
-from proxy.commands import controls, explain
+from proxy.commands import controls, explain, observed
 from proxy.commands.admin import ConfigOption
 from proxy.data_dir import make_data_dir
 from proxy.demo import UPSTREAM, DemoFailed, run_demo
@@ -150,6 +150,7 @@ def _client_environment(settings: Settings) -> dict[str, str]:
 
 
 app.command()(explain.explain)
+app.command()(observed.observe)
 app.command()(controls.bypass)
 app.command()(controls.reload)
 app.command()(controls.purge)

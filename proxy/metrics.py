@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from proxy.core.observing import DOUBTS, VERDICTS, Doubt, Verdict
+
 OUTCOMES = (
     "hit",
     "coalesced",
@@ -91,6 +93,32 @@ class Metrics:
         self.webhooks_waiting = Gauge(
             "hotplate_webhooks_waiting", "Webhooks that wait or are on their way.", registry=self.registry
         )
+        self._observed = Counter(
+            "hotplate_observed_total",
+            "Requests that were only observed, by what the cache would have made of them.",
+            ["verdict"],
+            registry=self.registry,
+        )
+        self._observed_doubts = Counter(
+            "hotplate_observed_doubts_total",
+            "Reasons why runs that would have been saved are doubtful.",
+            ["doubt"],
+            registry=self.registry,
+        )
+        self._observed_seconds = Counter(
+            "hotplate_observed_saved_seconds_total",
+            "Compute seconds that observed requests would have saved.",
+            registry=self.registry,
+        )
+        self._observed_money = Counter(
+            "hotplate_observed_saved_money_total",
+            "What those would have cost, in the operator's currency.",
+            registry=self.registry,
+        )
+        for verdict in VERDICTS:
+            self._observed.labels(verdict)
+        for doubt in DOUBTS:
+            self._observed_doubts.labels(doubt)
         self._outcomes = {
             outcome: (self._requests.labels(outcome), self._request_seconds.labels(outcome)) for outcome in OUTCOMES
         }
@@ -126,6 +154,17 @@ class Metrics:
     def observe_left_behind(self, upstream: str, how: str) -> None:
         """What became of a run that a former process left behind."""
         self._left_behind.labels(upstream, how).inc()
+
+    def observe_verdict(self, verdict: Verdict, doubts: tuple[Doubt, ...]) -> None:
+        """What would have become of one request that was passed on."""
+        self._observed.labels(verdict).inc()
+        for doubt in doubts:
+            self._observed_doubts.labels(doubt).inc()
+
+    def observe_would_save(self, seconds: float, money: float) -> None:
+        """One run that was made and would not have been."""
+        self._observed_seconds.inc(seconds)
+        self._observed_money.inc(money)
 
     def observe_webhook(self, outcome: str) -> None:
         """One attempt at a webhook, or the end of all."""

@@ -18,6 +18,7 @@ from proxy.engine.journal import Journal
 from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
+from proxy.engine.observer import Observer
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
@@ -60,6 +61,7 @@ class Services:
     reload: Reload
     purging: Purging
     explainer: Explainer
+    observer: Observer
     views: Views
     gatekeeper: Gatekeeper
     addresses: AddressBook

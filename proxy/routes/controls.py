@@ -58,6 +58,10 @@ class Controls:
             },
         )
 
+    async def observed(self, exchange: Exchange) -> None:
+        """``GET /_hotplate/observed``: what the cache would have made of requests under policies that only observe."""
+        await exchange.respond_json(200, self._services.observer.report())
+
     async def purge(self, exchange: Exchange) -> None:
         """``POST /_hotplate/purge`` with a list under ``id``, ``key``, ``tag`` or ``model``, or ``{"all": true}``."""
         document = await _document(exchange)

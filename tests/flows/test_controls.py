@@ -185,3 +185,50 @@ def test_explain_says_why_by_request_by_difference_and_by_id(pair: Pair, tmp_pat
     assert "--header" in hotplate(pair.proxy, "explain", str(one), "--header", "Authorization: x", expect=2)
     assert "no policy has" in hotplate(pair.proxy, "explain", str(one), "--profile", "none", expect=2)
     assert pair.api.counters()["creates"] == 1
+
+
+def test_observe_passes_everything_on_and_says_what_would_have_been(api: FakeModel, tmp_path: Path) -> None:
+    api.reset()
+    policy = '[[policy]]\nmode = "observe"\nprice_per_second = 2.0\n'
+    with running_proxy(tmp_path / "data", config(api, policy)) as proxy:
+        pair = Pair(api, proxy)
+        given = {"input": {"prompt": "watch", "seed": 4}}
+        first = pair.post(PIXEL, given)
+        assert first.headers["cache-status"].startswith(
+            'Hotplate; fwd=bypass; fwd-status=201; detail="observe would-miss'
+        )
+        assert first.json()["output"], "the upstream's own answer"
+        second = pair.post(PIXEL, given)
+        assert 'detail="observe would-hit-doubtful"' in second.headers["cache-status"], "the version is not told"
+        assert api.counters()["creates"] == 2, "every request is passed on"
+        straight = httpx.get(
+            f"{api.base_url}/predictions/{second.json()['id']}",
+            headers={"Authorization": f"Bearer {ALICE}"},
+            trust_env=False,
+        )
+        assert straight.status_code == 200, "the id is the upstream's own"
+        version = pair.get("/v1/models/painters/brush").json()["latest_version"]["id"]
+        pinned = {"version": version, "input": {"prompt": "watch", "seed": 4}}
+        polled = pair.post("/v1/predictions", pinned, Prefer="respond-async").json()
+        wait_until_ended(pair, polled["id"])
+        again = pair.post("/v1/predictions", pinned)
+        assert 'detail="observe would-hit"' in again.headers["cache-status"], again.headers["cache-status"]
+        told = asked(proxy, "observe")
+        assert told["verdicts"]["would-hit"] == 1
+        assert told["verdicts"]["would-hit-doubtful"] == 1
+        assert told["would_save"]["ends_seen"] == 2
+        assert told["would_save"]["money"] == pytest.approx(2.0 * told["would_save"]["seconds"])
+        assert told["would_save"]["seconds"] > 0
+        table = hotplate(proxy, "observe")
+        assert "acme/pixel" in table
+        assert "hidden-version" in table
+        text = httpx.get(f"{proxy.admin_url}/metrics", trust_env=False).text
+        assert 'hotplate_observed_total{verdict="would-hit"} 1.0' in text
+        assert proxy.runs() == 0, "none of the runs is the proxy's own"
+
+
+def wait_until_ended(pair: Pair, prediction_id: str) -> None:
+    deadline = time.monotonic() + 10
+    while pair.get(f"/v1/predictions/{prediction_id}").json()["status"] in ("starting", "processing"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

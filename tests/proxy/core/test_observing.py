@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from proxy.core.cache_control import NO_DIRECTIVES, parse_cache_control
+from proxy.core.observing import MAX_RUN_S, SeenKeys, SeenRun, Verdict, cost
+from proxy.core.policy import Cached, Policy
+from storage.digest import PredictionKey
+
+KEY = PredictionKey(b"k" * 32)
+
+
+class Story:
+    """Requests for one key, told in order."""
+
+    def __init__(self, policy: Policy | None = None, pool: int = 1) -> None:
+        self.keys = SeenKeys()
+        self.policy = policy or Policy(ttl_s=100.0)
+        self.plan = Cached(pool=pool)
+
+    def ask(
+        self, now: float, *, doubtful: bool = False, cache_control: str | None = None
+    ) -> tuple[Verdict, SeenRun | None]:
+        directives = parse_cache_control(cache_control) if cache_control else NO_DIRECTIVES
+        plan = replace(self.plan, may_look_up=not directives.wants_new)
+        return self.keys.judge(KEY, plan, self.policy, directives, now, is_pinned=True, is_doubtful=doubtful)
+
+    def made(self, now: float) -> SeenRun:
+        verdict, run = self.ask(now)
+        assert verdict == "would-miss"
+        assert run is not None
+        return run
+
+
+def test_repeat_shares_while_the_run_goes_on_then_hits_and_misses_again_when_it_is_old() -> None:
+    story = Story()
+    run = story.made(0.0)
+    assert story.ask(1.0) == ("would-share", None)
+    run.ended_at = 2.0
+    assert story.ask(3.0) == ("would-hit", None)
+    assert story.ask(3.0, doubtful=True) == ("would-hit-doubtful", None)
+    assert story.ask(101.9)[0] == "would-hit"
+    story.made(102.1)
+
+
+def test_run_that_gave_nothing_is_as_if_it_had_not_been() -> None:
+    story = Story()
+    story.keys.drop(KEY, story.made(0.0))
+    story.made(1.0)
+
+
+def test_run_whose_end_nobody_asks_for_is_not_shared_for_ever() -> None:
+    story = Story()
+    story.made(0.0)
+    assert story.ask(MAX_RUN_S - 1)[0] == "would-share"
+    story.made(MAX_RUN_S + 1)
+
+
+def test_demand_for_a_new_run_replaces_what_is_there() -> None:
+    story = Story()
+    story.made(0.0).ended_at = 1.0
+    verdict, run = story.ask(50.0, cache_control="no-cache")
+    assert verdict == "would-miss"
+    assert run is not None
+    run.ended_at = 51.0
+    assert story.ask(140.0)[0] == "would-hit", "its age counts from the new run"
+    assert story.ask(140.0, cache_control="max-age=10")[0] == "would-miss"
+
+
+def test_pool_is_filled_before_anything_of_it_hits() -> None:
+    story = Story(pool=3)
+    for number in range(3):
+        story.made(float(number)).ended_at = 5.0
+    assert story.ask(6.0)[0] == "would-hit"
+
+
+def test_keys_are_bounded_and_those_used_last_stay() -> None:
+    keys = SeenKeys(max_keys=2)
+
+    def ask(name: bytes, now: float) -> Verdict:
+        verdict, run = keys.judge(
+            PredictionKey(name * 32), Cached(), Policy(), NO_DIRECTIVES, now, is_pinned=True, is_doubtful=False
+        )
+        if run is not None:
+            run.ended_at = now
+        return verdict
+
+    assert [ask(name, 1.0) for name in (b"a", b"b", b"a", b"c")] == [
+        "would-miss",
+        "would-miss",
+        "would-hit",
+        "would-miss",
+    ]
+    assert len(keys) == 2
+    assert ask(b"a", 2.0) == "would-hit"
+    assert ask(b"b", 2.0) == "would-miss"
+
+
+@pytest.mark.parametrize(("seconds", "outputs", "price"), [(2.0, 0, 1.0), (0.0, 3, 0.3), (2.0, 1, 1.1)])
+def test_price_has_a_part_for_time_and_one_for_files(seconds: float, outputs: int, price: float) -> None:
+    assert cost(Policy(price_per_second=0.5, price_per_output=0.1), seconds, outputs) == pytest.approx(price)
