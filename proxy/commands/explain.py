@@ -89,7 +89,7 @@ def _show_request(console: Console, told: dict[str, Any]) -> None:
     summary = _grid()
     for name, value in (
         ("plan", f"{told['plan']} ({told['why']})"),
-        ("key", told["key"] or "none"),
+        ("key", told["key"] or f"none; with the cache: {told['key_if_used'] or 'none either'}"),
         ("policy", policy["because"]),
         ("", f"mode {policy['mode']}, fresh for {_span(policy['fresh_for_s'])}, scope {policy['scope']}"),
         ("seed", told["seed"]),

@@ -112,6 +112,7 @@ class Explainer:
             "plan": f"bypass: {prepared.plan.reason}" if isinstance(prepared.plan, Bypass) else "cached",
             "why": self._why(prepared),
             "key": prepared.key.hex() if prepared.key is not None else None,
+            "key_if_used": await self._key_if_used(create, prepared),
             "answers": members,
             "would": _would(prepared, members),
             "is_stored": bool(stored),
@@ -137,6 +138,13 @@ class Explainer:
     async def _prepare(self, create: Create) -> _Explained:
         prepared = await self._preparation.prepare(create)
         return _Explained(create, prepared, secret_fields(create.given, prepared.described.openapi))
+
+    async def _key_if_used(self, create: Create, prepared: Prepared) -> str | None:
+        """The key that the operator's own choice keeps a request from having."""
+        if prepared.plan not in (Bypass("off"), Bypass("observe")):
+            return None
+        foreseen = await self._preparation.foresee(create)
+        return foreseen.key.hex() if foreseen.key is not None else None
 
     def _why(self, prepared: Prepared) -> str:
         return why(

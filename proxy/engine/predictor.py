@@ -135,6 +135,8 @@ class Predictor:
             if isinstance(error, UpstreamRefused) and error.status in (401, 403):
                 self._gatekeeper.refuse(create.scope)
             stale = member.found if member is not None and is_passing(error.status) else None
+            if stale is not None and self._lookup.was_purged(stale.record):
+                stale = None
             hit = await self._serve(create, stale, "if-error") if stale is not None else None
             if hit is None:
                 raise

@@ -55,7 +55,7 @@ class Reload:
         async with self._lock:  # the one that was asked for last wins
             before = self.tables
             read = await asyncio.to_thread(self._started_with.read_anew)
-            self._announcements.announce("policies", {"policies": [one.model_dump(mode="json") for one in read.policy]})
+            self._announcements.announce("policies", {"policies": [one.to_json() for one in read.policy]})
             done = Reloaded(len(read.policy), read.policy != before, differing(self._started_with, read))
         _log.info("policies_reloaded", policies=done.policies, changed=done.has_changed)
         if done.needs_restart:

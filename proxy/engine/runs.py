@@ -370,6 +370,10 @@ class Runs:
     def _is_purged(self, flight: Flight, record: ResultRecord) -> bool:
         return self._purges.covers(subject_of(record), flight.started_at)
 
+    def was_purged(self, record: ResultRecord) -> bool:
+        """Whether a stored result has been purged since it was found."""
+        return self._purges.covers(subject_of(record), record.created_at)
+
     def _found_inside(self, record: ResultRecord) -> Landed:
         outcome = Outcome(
             status="succeeded",

@@ -41,7 +41,7 @@ class Controls:
     async def policies(self, exchange: Exchange) -> None:
         """``GET /_hotplate/policies``: those that hold now, in order."""
         tables = self._services.reload.tables
-        await exchange.respond_json(200, {"policies": [table.model_dump(mode="json") for table in tables]})
+        await exchange.respond_json(200, {"policies": [table.to_json() for table in tables]})
 
     async def reload(self, exchange: Exchange) -> None:
         """``POST /_hotplate/reload``."""

@@ -10,7 +10,7 @@ from proxy.core.errors import NotFound
 from proxy.core.policy import Policy
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
-from tests.fakes.engine import OTHER_TOKEN, Engine
+from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
 
 pytestmark = pytest.mark.anyio
 
@@ -61,6 +61,21 @@ async def test_kill_switch_is_named() -> None:
     told = await engine.explainer.explain(engine.request())
     assert (told["would"], told["key"]) == ("bypass", None)
     assert "kill switch" in told["why"]
+    engine.desk.is_bypassed = False
+    assert told["key_if_used"] == (await engine.explainer.explain(engine.request()))["key"]
+
+
+async def test_secrets_and_tokens_are_not_shown() -> None:
+    engine = Engine()
+    made = await engine.run({"prompt": "x", "api_key": "sk-very-secret"})
+    told = await engine.explainer.explain(engine.request({"prompt": "x", "api_key": "sk-very-secret"}))
+    other = engine.request({"prompt": "x", "api_key": "sk-another-secret"})
+    difference = await engine.explainer.compare(made_request := engine.request({"api_key": "sk-very-secret"}), other)
+    for document in (told, difference, await engine.explainer.explain_id(made.id)):
+        text = repr(document)
+        assert "secret" not in text
+        assert TOKEN not in text
+    assert made_request.scope.hex() not in repr(told), "a scope is shown by its beginning"
 
 
 async def test_two_requests_differ_by_their_inputs_and_wishes_or_have_one_key() -> None:

@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from proxy.core.controls import Controls
-from proxy.core.errors import BadRequest
+from proxy.core.errors import BadRequest, UpstreamUnavailable
+from proxy.core.policy import Policy
 from proxy.engine.predictor import Hit
 from proxy.engine.purging import ROW
 from proxy.engine.recent import Running
@@ -154,3 +155,19 @@ async def test_what_names_nothing_is_refused(kind: str, values: list[str]) -> No
     engine = Engine()
     with pytest.raises(BadRequest):
         await engine.purging.purge(kind, values)  # type: ignore[arg-type]
+
+
+async def test_stale_result_that_was_purged_meanwhile_does_not_stand_in_for_a_failed_run() -> None:
+    engine = Engine(policies=[Policy(ttl_s=10.0, stale_if_error_s=1000.0)])
+    await engine.run()
+    engine.clock.advance(20)
+    engine.upstream.door = asyncio.Event()
+    engine.upstream.refusal = UpstreamUnavailable("away")
+    asking = asyncio.create_task(engine.create())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(engine.upstream.jobs) == 2
+    await engine.purging.purge("all", [])
+    engine.upstream.door.set()
+    with pytest.raises(UpstreamUnavailable):
+        await asking

@@ -66,7 +66,7 @@ async def test_environment_still_wins_over_the_file(tmp_path: Path, monkeypatch:
 
 async def test_another_process_that_hears_of_it_has_the_same_policies(tmp_path: Path) -> None:
     reload, desk, announcements = begin(tmp_path / "hotplate.toml", OLD)
-    (tmp_path / "hotplate.toml").write_text(NEW + 'name = "calm"\nseedless = "pool:3"\nttl_s = 5\n', encoding="utf-8")
+    (tmp_path / "hotplate.toml").write_text(NEW + 'name = "calm"\nseedless = "pool:3"\nttl_s = inf\n', encoding="utf-8")
     await reload.reload()
     other, other_desk, heard = begin(tmp_path / "other.toml", "")
     for topic, payload in announcements.snapshot():
