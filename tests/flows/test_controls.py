@@ -82,6 +82,7 @@ def status(pair: Pair, prompt: str, **headers: str) -> str:
     return answer.headers["cache-status"]
 
 
+@pytest.mark.slow
 def test_kill_switch_acts_at_once_and_outlives_a_restart(pair: Pair) -> None:
     status(pair, "kept")
     assert "The cache is used" in hotplate(pair.proxy, "bypass", "status")
@@ -102,6 +103,7 @@ def test_kill_switch_acts_at_once_and_outlives_a_restart(pair: Pair) -> None:
         again.stop()
 
 
+@pytest.mark.slow
 def test_reload_swaps_policies_by_command_and_by_signal_or_not_at_all(pair: Pair) -> None:
     file = pair.proxy.data_dir.parent / "data.toml"
     status(pair, "one")
@@ -158,7 +160,30 @@ def test_purge_takes_results_away_by_every_name(pair: Pair) -> None:
     assert "64 lower-case hex" in hotplate(pair.proxy, "purge", "--key", "12", expect=2)
 
 
-def test_explain_says_why_by_request_by_difference_and_by_id(pair: Pair, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_explain_says_why_by_request_by_difference_and_by_id(api: FakeModel, tmp_path: Path) -> None:
+    api.reset()
+    with running_proxy(tmp_path / "data", config(api, '[admin]\ntoken = "the-operators-own-token"\n')) as proxy:
+        for method, path in ADMIN:
+            answer = httpx.request(method, f"{proxy.admin_url}/_hotplate/{path}", json={"on": True}, trust_env=False)
+            assert answer.status_code == 401, path
+        explain(Pair(api, proxy), tmp_path)
+
+
+ADMIN = [
+    ("GET", "bypass"),
+    ("POST", "bypass"),
+    ("POST", "reload"),
+    ("GET", "policies"),
+    ("POST", "purge"),
+    ("GET", "observed"),
+    ("POST", "explain"),
+    ("POST", "explain/diff"),
+    ("GET", "explain/" + "a" * 26),
+]
+
+
+def explain(pair: Pair, tmp_path: Path) -> None:
     one, other, live = tmp_path / "one.json", tmp_path / "other.json", tmp_path / "live.json"
     one.write_text(json.dumps({"model": "acme/pixel", "input": {"prompt": "why", "seed": 1}}))
     other.write_text(json.dumps({"model": "acme/pixel", "input": {"prompt": "why not", "seed": 1}}))
@@ -187,6 +212,7 @@ def test_explain_says_why_by_request_by_difference_and_by_id(pair: Pair, tmp_pat
     assert pair.api.counters()["creates"] == 1
 
 
+@pytest.mark.slow
 def test_observe_passes_everything_on_and_says_what_would_have_been(api: FakeModel, tmp_path: Path) -> None:
     api.reset()
     policy = '[[policy]]\nmode = "observe"\nprice_per_second = 2.0\n'
