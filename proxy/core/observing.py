@@ -7,7 +7,8 @@ request for it would have been a hit by the policy's own rules. A *doubt* says w
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 from proxy.core.cache_control import Directives
@@ -33,25 +34,31 @@ MAX_RUN_S = 3600.0
 """A run whose end nobody asked for is not waited for any longer."""
 
 
+MAX_PENDING = 32
+"""Runs for one key that are under way at once, beyond its pool."""
+
+
 @dataclass(slots=True, eq=False)
 class SeenRun:
-    """A run whose result would have been stored; epoch seconds."""
+    """A run whose result may be stored; epoch seconds.
+
+    Attributes:
+        replaces: what its result takes the place of.
+        is_refresh: it was demanded although there may be a result, so nobody shares it.
+    """
 
     began_at: float
     ended_at: float | None = None
-
-
-@dataclass(slots=True)
-class _Seen:
-    runs: list[SeenRun] = field(default_factory=list)
+    replaces: SeenRun | None = None
+    is_refresh: bool = False
 
 
 class SeenKeys:
-    """Keys by when they were used last, at most ``max_keys``."""
+    """Keys by when they were used last, at most ``max_keys``, each with its runs in the order in which they began."""
 
     def __init__(self, max_keys: int = MAX_KEYS) -> None:
         self._max_keys = max_keys
-        self._seen: OrderedDict[PredictionKey, _Seen] = OrderedDict()
+        self._seen: OrderedDict[PredictionKey, list[SeenRun]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -71,37 +78,62 @@ class SeenKeys:
 
         A pool is taken to serve what it has as soon as all its places are taken.
         """
-        seen = self._seen.setdefault(key, _Seen())
-        self._seen.move_to_end(key)
-        if len(self._seen) > self._max_keys:
-            self._seen.popitem(last=False)
+        runs = self._runs(key, now, plan.pool)
         if not plan.may_look_up:
-            run = SeenRun(now)
-            # The oldest of a pool makes room for what replaces it.
-            seen.runs = [*seen.runs[-(plan.pool - 1) :], run] if plan.pool > 1 else [run]
-            return "would-miss", run
+            return "would-miss", self._begin(runs, SeenRun(now, is_refresh=True), plan.pool, ())
 
         def is_servable(run: SeenRun) -> bool:
             if run.ended_at is None:
                 return False
             return grade(now - run.ended_at, policy, directives, is_pinned=is_pinned) in ("fresh", "revalidate")
 
-        stored = [run for run in seen.runs if is_servable(run)]
-        running = [run for run in seen.runs if run.ended_at is None and now - run.began_at < MAX_RUN_S]
+        stored = [run for run in runs if is_servable(run)]
+        running = [run for run in runs if run.ended_at is None and not run.is_refresh]
         if len(stored) + len(running) < plan.pool:
-            run = SeenRun(now)
-            seen.runs = [*stored, *running, run]
-            return "would-miss", run
+            return "would-miss", self._begin(runs, SeenRun(now), plan.pool, (*stored, *running))
         if not stored:
             return "would-share", None
         return "would-hit-doubtful" if is_doubtful else "would-hit", None
 
+    def _runs(self, key: PredictionKey, now: float, pool: int) -> list[SeenRun]:
+        """The runs for a key, without those whose end nobody asked for."""
+        runs = self._seen.setdefault(key, [])
+        self._seen.move_to_end(key)
+        if len(self._seen) > self._max_keys:
+            self._seen.popitem(last=False)
+        runs[:] = [run for run in runs if run.ended_at is not None or now - run.began_at < MAX_RUN_S][
+            -MAX_PENDING - pool :
+        ]
+        return runs
+
+    @staticmethod
+    def _begin(runs: list[SeenRun], run: SeenRun, pool: int, kept: Sequence[SeenRun]) -> SeenRun:
+        """A run begins; where all places are taken, its result will replace the oldest that is not among ``kept``."""
+        results = [one for one in runs if one.ended_at is not None]
+        if len(results) >= pool:
+            run.replaces = next((one for one in results if one not in kept), None)
+        runs.append(run)
+        return run
+
+    def end(self, key: PredictionKey, run: SeenRun, at: float, pool: int) -> None:
+        """A run has given a result that would have been stored."""
+        run.ended_at = at
+        runs = self._seen.get(key)
+        if runs is None:
+            return
+        if run.replaces in runs:
+            runs.remove(run.replaces)
+        run.replaces = None
+        results = [one for one in runs if one.ended_at is not None and one is not run]
+        for one in results[: max(len(results) + 1 - pool, 0)]:
+            runs.remove(one)
+
     def drop(self, key: PredictionKey, run: SeenRun) -> None:
         """A run gave nothing that would have been stored."""
-        seen = self._seen.get(key)
-        if seen is not None and run in seen.runs:
-            seen.runs.remove(run)
-            if not seen.runs:
+        runs = self._seen.get(key)
+        if runs is not None and run in runs:
+            runs.remove(run)
+            if not runs:
                 del self._seen[key]
 
 

@@ -98,6 +98,7 @@ class Observation:
     policy: Policy = DEFAULT_POLICY
     keeps_text: bool = False
     key: PredictionKey | None = None
+    pool: int = 1
     run: SeenRun | None = None
     is_judged: bool = False
 
@@ -201,7 +202,7 @@ class Observer:
                 "url-input": prepared.identified.reads_urls,
             }
             seen.doubts = tuple(doubt for doubt, holds in doubts.items() if holds)
-            seen.key = prepared.key
+            seen.key, seen.pool = prepared.key, prepared.plan.pool
             seen.verdict, seen.run = self._keys.judge(
                 prepared.key,
                 prepared.plan,
@@ -276,8 +277,9 @@ class Observer:
         self._ended(seen, outcome, count, is_kept=isinstance(decision, Store))
 
     def _ended(self, seen: Observation, outcome: Outcome, files: int, *, is_kept: bool) -> None:
-        if is_kept and seen.run is not None:
-            seen.run.ended_at = min(outcome.completed_at, self._now())
+        if is_kept and seen.run is not None and seen.key is not None:
+            self._keys.end(seen.key, seen.run, min(outcome.completed_at, self._now()), seen.pool)
+            seen.run = None
         else:
             self._forget(seen)
         told = outcome.metrics.get("predict_time")

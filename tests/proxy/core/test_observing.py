@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from proxy.core.cache_control import NO_DIRECTIVES, parse_cache_control
-from proxy.core.observing import MAX_RUN_S, SeenKeys, SeenRun, Verdict, cost
+from proxy.core.observing import MAX_PENDING, MAX_RUN_S, SeenKeys, SeenRun, Verdict, cost
 from proxy.core.policy import Cached, Policy
 from storage.digest import PredictionKey
 
@@ -27,6 +27,9 @@ class Story:
         plan = replace(self.plan, may_look_up=not directives.wants_new)
         return self.keys.judge(KEY, plan, self.policy, directives, now, is_pinned=True, is_doubtful=doubtful)
 
+    def end(self, run: SeenRun, at: float) -> None:
+        self.keys.end(KEY, run, at, self.plan.pool)
+
     def made(self, now: float) -> SeenRun:
         verdict, run = self.ask(now)
         assert verdict == "would-miss"
@@ -38,7 +41,7 @@ def test_repeat_shares_while_the_run_goes_on_then_hits_and_misses_again_when_it_
     story = Story()
     run = story.made(0.0)
     assert story.ask(1.0) == ("would-share", None)
-    run.ended_at = 2.0
+    story.end(run, 2.0)
     assert story.ask(3.0) == ("would-hit", None)
     assert story.ask(3.0, doubtful=True) == ("would-hit-doubtful", None)
     assert story.ask(101.9)[0] == "would-hit"
@@ -60,19 +63,60 @@ def test_run_whose_end_nobody_asks_for_is_not_shared_for_ever() -> None:
 
 def test_demand_for_a_new_run_replaces_what_is_there() -> None:
     story = Story()
-    story.made(0.0).ended_at = 1.0
+    story.end(story.made(0.0), 1.0)
     verdict, run = story.ask(50.0, cache_control="no-cache")
     assert verdict == "would-miss"
     assert run is not None
-    run.ended_at = 51.0
+    assert story.ask(50.5)[0] == "would-hit", "the old one is there until the new one is"
+    story.end(run, 51.0)
     assert story.ask(140.0)[0] == "would-hit", "its age counts from the new run"
     assert story.ask(140.0, cache_control="max-age=10")[0] == "would-miss"
+
+
+def test_demand_that_comes_to_nothing_leaves_what_was_there() -> None:
+    story = Story()
+    story.end(story.made(0.0), 1.0)
+    _, run = story.ask(2.0, cache_control="no-cache")
+    assert run is not None
+    story.keys.drop(KEY, run)
+    assert story.ask(3.0)[0] == "would-hit"
+
+
+def test_two_demands_at_once_leave_one_result() -> None:
+    story = Story()
+    story.end(story.made(0.0), 1.0)
+    runs = [story.ask(2.0, cache_control="no-cache")[1] for _ in range(2)]
+    for run in runs:
+        assert run is not None
+        story.end(run, 3.0)
+    assert story.ask(102.9)[0] == "would-hit"
+    story.made(103.1)
+
+
+def test_demands_whose_end_nobody_sees_are_bounded() -> None:
+    story = Story()
+    story.end(story.made(0.0), 1.0)
+    for _ in range(1000):
+        story.ask(2.0, cache_control="no-cache")
+    assert len(story.keys._seen[KEY]) <= MAX_PENDING + 2
+
+
+def test_pool_of_which_a_part_is_too_old_for_one_request_still_serves_the_others() -> None:
+    story = Story(pool=2)
+    story.end(story.made(0.0), 1.0)
+    story.end(story.made(0.0), 20.0)
+    verdict, run = story.ask(25.0, cache_control="max-age=10")
+    assert verdict == "would-miss"
+    assert story.ask(25.0)[0] == "would-hit"
+    assert run is not None
+    story.end(run, 26.0)
+    assert story.ask(27.0, cache_control="max-age=10")[0] == "would-hit"
 
 
 def test_pool_is_filled_before_anything_of_it_hits() -> None:
     story = Story(pool=3)
     for number in range(3):
-        story.made(float(number)).ended_at = 5.0
+        story.end(story.made(float(number)), 5.0)
     assert story.ask(6.0)[0] == "would-hit"
 
 
@@ -84,7 +128,7 @@ def test_keys_are_bounded_and_those_used_last_stay() -> None:
             PredictionKey(name * 32), Cached(), Policy(), NO_DIRECTIVES, now, is_pinned=True, is_doubtful=False
         )
         if run is not None:
-            run.ended_at = now
+            keys.end(PredictionKey(name * 32), run, now, 1)
         return verdict
 
     assert [ask(name, 1.0) for name in (b"a", b"b", b"a", b"c")] == [

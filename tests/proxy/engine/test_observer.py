@@ -5,11 +5,14 @@ from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.core.observing import Doubt, Verdict
-from proxy.core.policy import Policy
+from proxy.core.policy import Cached, Policy
 from proxy.core.predictions import Status
 from proxy.engine.observer import Observer
+from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create
 from storage.digest import Scope
@@ -179,3 +182,36 @@ async def test_only_the_policy_that_observes_has_requests_passed_on() -> None:
     stand = Stand()
     assert await stand.engine.preparation.is_observed(stand.request())
     assert not await Engine().preparation.is_observed(Engine().request())
+
+
+STEP = st.tuples(
+    st.sampled_from(
+        [{"prompt": "a", "seed": 1}, {"prompt": "a"}, {"prompt": "b", "seed": 1}, {"prompt": "b", "seed": -1}]
+    ),
+    st.sampled_from(
+        [None, None, None, "no-store", "no-cache", "max-age=5", "min-fresh=20", "max-stale", "max-stale=3"]
+    ),
+    st.sampled_from([0.0, 1.0, 4.0, 9.0, 31.0]),
+    st.sampled_from(["succeeded", "succeeded", "failed"]),
+)
+
+
+@pytest.mark.parametrize("seedless", [1, 0])
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(STEP, max_size=25))
+async def test_what_is_foreseen_is_what_happens_when_the_policy_is_switched_on(seedless: int, steps: list[Any]) -> None:
+    rules: dict[str, Any] = {"ttl_s": 30.0, "stale_while_revalidate_s": 0.0, "pool": seedless}
+    stand, real = Stand(**rules), Engine(policies=[Policy(**rules)])
+    for given_input, cache_control, pause_s, status in steps:
+        stand.engine.clock.advance(pause_s)
+        real.clock.advance(pause_s)
+        real.upstream.status = status
+        answer = stand.prediction(status)
+        foreseen = await stand.ask(given_input, cache_control=cache_control, answer=answer)
+        happened = await real.create(given_input, cache_control=cache_control)
+        if isinstance(happened, Running):
+            await happened.flight.finished(10)
+        assert isinstance(happened, Hit) == foreseen.startswith("observe would-hit"), (foreseen, given_input)
+        if isinstance(happened, Running):
+            is_bypass = not isinstance(happened.plan, Cached)
+            assert foreseen == ("observe would-bypass" if is_bypass else "observe would-miss")
