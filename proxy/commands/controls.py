@@ -98,7 +98,13 @@ def purge(
         raise SettingsError("purge: say one of --id, --key, --tag or --namespace, --model, --all")
     if everything and not yes:
         typer.confirm("Take every stored result away?", abort=True)
-    done = open_listener(config, "purge").ask("purge", post=chosen, timeout_s=PURGE_TIMEOUT_S)
+    try:
+        done = open_listener(config, "purge").ask("purge", post=chosen, timeout_s=PURGE_TIMEOUT_S)
+    except Refused as error:
+        if error.status < 500:
+            raise
+        Console(stderr=True).print(Text(f"hotplate: purge: {error.detail}", style="red"), soft_wrap=True)
+        sys.exit(1)
     if as_json:
         print(json.dumps(done, indent=2))
         return

@@ -79,21 +79,24 @@ class SeenKeys:
         A pool is taken to serve what it has as soon as all its places are taken.
         """
         runs = self._runs(key, now, plan.pool)
-        if not plan.may_look_up:
-            return "would-miss", self._begin(runs, SeenRun(now, is_refresh=True), plan.pool, ())
+        hit: Verdict = "would-hit-doubtful" if is_doubtful else "would-hit"
 
         def is_servable(run: SeenRun) -> bool:
             if run.ended_at is None:
                 return False
             return grade(now - run.ended_at, policy, directives, is_pinned=is_pinned) in ("fresh", "revalidate")
 
-        stored = [run for run in runs if is_servable(run)]
+        stored = [run for run in runs if is_servable(run)] if plan.may_look_up else []
+        if directives.only_if_cached:  # it would have got an error, and no run
+            return ("would-miss" if not stored else hit), None
+        if not plan.may_look_up:
+            return "would-miss", self._begin(runs, SeenRun(now, is_refresh=True), plan.pool, ())
         running = [run for run in runs if run.ended_at is None and not run.is_refresh]
         if len(stored) + len(running) < plan.pool:
             return "would-miss", self._begin(runs, SeenRun(now), plan.pool, (*stored, *running))
         if not stored:
             return "would-share", None
-        return "would-hit-doubtful" if is_doubtful else "would-hit", None
+        return hit, None
 
     def _runs(self, key: PredictionKey, now: float, pool: int) -> list[SeenRun]:
         """The runs for a key, without those whose end nobody asked for."""

@@ -82,7 +82,9 @@ class Purge:
             case "tag":
                 return not self.values.isdisjoint(subject.tags)
             case "model":
-                return any(fnmatchcase(name, glob) for name in subject.names if name for glob in self.values)
+                names = [name for name in subject.names if name]
+                # Of a version that was given alone the model may not be known: it may be one of those.
+                return not names or any(fnmatchcase(name, glob) for name in names for glob in self.values)
 
     def to_json(self) -> JsonObject:
         """As it is announced and written down."""

@@ -395,7 +395,8 @@ def _would(prepared: Prepared, members: list[JsonObject]) -> str:
     """What would become of the request now, in words."""
     plan, directives = prepared.plan, prepared.controls.directives
     if isinstance(plan, Bypass):
-        return "bypass"
+        is_refused = directives.only_if_cached and plan != Bypass("observe")
+        return "error: only-if-cached, and nothing is looked up" if is_refused else "bypass"
     servable = [one for one in members if one["state"] == "stored" and one["grade"] in ("fresh", "revalidate")]
     if plan.may_look_up and servable and (directives.only_if_cached or len(servable) == len(members)):
         return "hit" if servable[0]["grade"] == "fresh" else "hit, and a new run is made behind it"

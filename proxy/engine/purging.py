@@ -26,6 +26,7 @@ from proxy.engine.recent import RecentPredictions
 from storage.digest import PredictionKey, RecordId, parse_digest
 from storage.opening import Storage
 from storage.records import JsonObject
+from storage.results import ResultStore
 
 ROW = "purges"
 
@@ -134,7 +135,7 @@ class Purging:
     def _apply(self, payload: JsonObject) -> None:
         purge = purge_from_json(payload)
         is_new = self._purges.add(purge)
-        self._storage.results.forget(lambda record: purge.names(subject_of(record)))
+        forget_purged(self._storage.results, payload)
         if not is_new:
             return
         # What ends between the two announcements belongs to those who waited for it.
@@ -144,3 +145,9 @@ class Purging:
                 flight.subject is not None and purge.names(replace(flight.subject, record_id=flight.record_id))
             )
         )
+
+
+def forget_purged(results: ResultStore, payload: JsonObject) -> None:
+    """Let go of what memory holds of purged results: all that a process has to do which only reads the store."""
+    purge = purge_from_json(payload)
+    results.forget(lambda record: purge.names(subject_of(record)))

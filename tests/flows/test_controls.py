@@ -245,6 +245,11 @@ def test_observe_passes_everything_on_and_says_what_would_have_been(api: FakeMod
         assert told["would_save"]["ends_seen"] == 2
         assert told["would_save"]["money"] == pytest.approx(2.0 * told["would_save"]["seconds"])
         assert told["would_save"]["seconds"] > 0
+        hotplate(proxy, "bypass", "on")
+        bypassed = pair.post(PIXEL, given)
+        assert bypassed.headers["cache-status"].endswith("detail=off")
+        assert bypassed.json()["output"], "clients of a pass-through see no difference"
+        assert asked(proxy, "observe")["requests"] == told["requests"]
         table = hotplate(proxy, "observe")
         assert "acme/pixel" in table
         assert "hidden-version" in table

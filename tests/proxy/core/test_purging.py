@@ -31,6 +31,10 @@ def test_purge_means_what_its_kind_says(kind: PurgeKind, value: str, is_meant: b
     assert Purge(kind, frozenset({value}), 1.0).names(subject_of(RECORD)) is is_meant
 
 
+def test_model_that_is_not_known_yet_may_be_any() -> None:
+    assert Purge("model", frozenset({"acme/*"}), 1.0).names(subject_of(sample_record(model="")))
+
+
 def test_everything_is_meant_by_a_purge_of_all() -> None:
     assert Purge("all", frozenset(), 1.0).names(subject_of(RECORD))
 

@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from proxy.core.cache_control import parse_cache_control
 from proxy.core.controls import Controls
-from proxy.core.errors import NotFound
+from proxy.core.errors import NotCached, NotFound
 from proxy.core.policy import Policy
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
+from storage.records import JsonObject
 from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
 
 pytestmark = pytest.mark.anyio
@@ -149,3 +152,34 @@ async def test_forbidden_wish_is_refused_as_the_create_would_be() -> None:
     await engine.run()
     controls = Controls(parse_cache_control("no-cache"))
     assert (await engine.explainer.explain(engine.request(controls=controls)))["would"] == "hit"
+
+
+STEP = st.tuples(
+    st.sampled_from([{"prompt": "a", "seed": 1}, {"prompt": "a"}, {"prompt": "b", "seed": -1}]),
+    st.sampled_from([None, None, "no-store", "no-cache", "max-age=5", "min-fresh=20", "max-stale=3", "only-if-cached"]),
+    st.sampled_from([0.0, 1.0, 9.0, 31.0]),
+)
+
+
+@pytest.mark.parametrize("pool", [0, 1, 3])
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(STEP, max_size=20))
+async def test_explanation_foretells_every_request(
+    pool: int, steps: list[tuple[JsonObject, str | None, float]]
+) -> None:
+    engine = Engine(policies=[Policy(ttl_s=30.0, stale_while_revalidate_s=5.0, pool=pool)])
+    for given_input, cache_control, pause_s in steps:
+        engine.clock.advance(pause_s)
+        told = await engine.explainer.explain(engine.request(given_input, cache_control=cache_control))
+        try:
+            happened = await engine.create(given_input, cache_control=cache_control)
+        except NotCached:
+            assert told["would"].startswith("error")
+            continue
+        if isinstance(happened, Hit):
+            assert told["would"].startswith("hit")
+            assert happened.record.key.hex() in [one["key"] for one in told["answers"]]
+            await engine.coalescer.drain(10)
+            continue
+        await happened.flight.finished(10)
+        assert told["would"] == ("bypass" if happened.flight.key is None and told["key"] is None else "miss")

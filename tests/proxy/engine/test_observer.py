@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proxy.core.errors import NotCached
 from proxy.core.observing import Doubt, Verdict
 from proxy.core.policy import Cached, Policy
 from proxy.core.predictions import Status
@@ -189,7 +190,18 @@ STEP = st.tuples(
         [{"prompt": "a", "seed": 1}, {"prompt": "a"}, {"prompt": "b", "seed": 1}, {"prompt": "b", "seed": -1}]
     ),
     st.sampled_from(
-        [None, None, None, "no-store", "no-cache", "max-age=5", "min-fresh=20", "max-stale", "max-stale=3"]
+        [
+            None,
+            None,
+            None,
+            "no-store",
+            "no-cache",
+            "max-age=5",
+            "min-fresh=20",
+            "max-stale",
+            "max-stale=3",
+            "only-if-cached",
+        ]
     ),
     st.sampled_from([0.0, 1.0, 4.0, 9.0, 31.0]),
     st.sampled_from(["succeeded", "succeeded", "failed"]),
@@ -197,7 +209,7 @@ STEP = st.tuples(
 
 
 @pytest.mark.parametrize("seedless", [1, 0])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(steps=st.lists(STEP, max_size=25))
 async def test_what_is_foreseen_is_what_happens_when_the_policy_is_switched_on(seedless: int, steps: list[Any]) -> None:
     rules: dict[str, Any] = {"ttl_s": 30.0, "stale_while_revalidate_s": 0.0, "pool": seedless}
@@ -208,7 +220,11 @@ async def test_what_is_foreseen_is_what_happens_when_the_policy_is_switched_on(s
         real.upstream.status = status
         answer = stand.prediction(status)
         foreseen = await stand.ask(given_input, cache_control=cache_control, answer=answer)
-        happened = await real.create(given_input, cache_control=cache_control)
+        try:
+            happened = await real.create(given_input, cache_control=cache_control)
+        except NotCached:
+            assert foreseen in ("observe would-miss", "observe would-bypass")
+            continue
         if isinstance(happened, Running):
             await happened.flight.finished(10)
         assert isinstance(happened, Hit) == foreseen.startswith("observe would-hit"), (foreseen, given_input)
