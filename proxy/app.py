@@ -86,6 +86,7 @@ async def build_application(
         await services.purging.resume()
         if settings.webhooks.enabled:
             await services.courier.resume()
+        await services.books.open()
         await services.resumption.resume()
     except BaseException:
         for upstream in upstreams:
@@ -105,6 +106,7 @@ async def build_application(
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
+        await services.books.aclose()
         await storage.aclose()
 
     return Application(
@@ -204,6 +206,7 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
         Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(explain.explain)})),
         Route("/_hotplate/explain/diff", Endpoint({"POST": operations.guarded(explain.compare)})),
         Route("/_hotplate/explain/{id}", Endpoint({"GET": operations.guarded(explain.prediction)})),
+        Route("/_hotplate/stats", Endpoint({"GET": operations.guarded(operations.stats)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]
     names = None

@@ -13,6 +13,7 @@ from proxy.core.purging import PurgeLog
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.engine.announcements import Announcements
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -29,7 +30,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.observer import Observer
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
-from proxy.engine.policies import PolicyDesk
+from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
 from proxy.engine.purging import Purging
@@ -92,7 +93,16 @@ def build_services(
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
+    books = Books(
+        rows,
+        lambda upstream, model: price_of(policy_desk.book, model),
+        time.time,
+        used_bytes=storage.used_bytes,
+        storage_price=settings.money.storage_price_per_gb_month,
+    )
+    metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
     purges = PurgeLog()
@@ -166,9 +176,9 @@ def build_services(
         streams=streams,
         purges=purges,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
+        books=books,
         now=time.time,
     )
-    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     announcements = Announcements()
     kill_switch = KillSwitch(policy_desk, storage.notes, announcements, time.time)
     metrics.bypass.set_function(lambda: float(kill_switch.is_on))
@@ -198,6 +208,7 @@ def build_services(
         history=history,
         ongoing=ongoing,
         notices=notices,
+        books=books,
         now=time.time,
     )
     resumption = Resumption(
@@ -222,7 +233,7 @@ def build_services(
         kill_switch=kill_switch,
         reload=Reload(settings, policy_desk, announcements),
         purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
-        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time),
+        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time, books.would_hit),
         explainer=Explainer(
             preparation=preparation,
             desk=policy_desk,
@@ -241,6 +252,7 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        books=books,
         journal=journal,
         history=history,
         listing=Listing(history, views, gatekeeper, base_url),

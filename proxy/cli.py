@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Coroutine
@@ -18,11 +19,13 @@ from proxy import __version__, logs
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
 from proxy.commands import controls, explain, observed
 from proxy.commands.admin import ConfigOption
+from proxy.core.money import DAYS
 from proxy.data_dir import make_data_dir
 from proxy.demo import UPSTREAM, DemoFailed, run_demo
 from proxy.doctor import diagnose
 from proxy.serving import serve, tls_files
 from proxy.settings import Settings, SettingsError, load_settings
+from proxy.stats import read_stats, show_stats
 from storage.errors import StorageError
 
 app = typer.Typer(
@@ -154,6 +157,23 @@ app.command()(observed.observe)
 app.command()(controls.bypass)
 app.command()(controls.reload)
 app.command()(controls.purge)
+
+
+@app.command()
+def stats(
+    config: ConfigOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    days: Annotated[int, typer.Option(help="How many days, today (UTC) included.")] = DAYS,
+    by: Annotated[str, typer.Option(help="model, scope or day.")] = "model",
+    scope: Annotated[str, typer.Option(help="Only this scope: its first hex digits, as --by scope shows them.")] = "",
+) -> None:
+    """Say what was spent and what was saved: runs made and avoided, their seconds and money, total and earned."""
+    asked = {"days": str(days), "by": by, "scope": scope}
+    document, is_running = read_stats(_settings(config), asked)
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show_stats(document, is_running, Console())
 
 
 @app.command()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from proxy.core.money import KINDS, Kind, Line, earned, total_saved
 from proxy.core.observing import DOUBTS, VERDICTS, Doubt, Verdict
 
 OUTCOMES = (
@@ -173,6 +174,46 @@ class Metrics:
     def export(self, prefix: str, read: Callable[[], Mapping[str, int]]) -> None:
         """Export counters that somebody else keeps, under ``prefix``; names end in ``_total``."""
         self.registry.register(_Borrowed(prefix, read))
+
+    def export_money(self, upstreams: tuple[str, ...], read: Callable[[], Mapping[str, Mapping[Kind, Line]]]) -> None:
+        """Export the ledger's sums since the start by upstream; ``""`` is what belongs to none."""
+        self.registry.register(_Money(upstreams, read))
+
+
+class _Money(Collector):
+    """The ledger. What was earned is a gauge, because pings, refreshes and storage take from it."""
+
+    def __init__(self, upstreams: tuple[str, ...], read: Callable[[], Mapping[str, Mapping[Kind, Line]]]) -> None:
+        self._upstreams = upstreams
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        sums = self._read()
+        label = ["upstream"]
+        counts = CounterMetricFamily(
+            "hotplate_ledger_total", "Predictions and runs by kind, see docs/money.md.", labels=[*label, "kind"]
+        )
+        seconds = CounterMetricFamily(
+            "hotplate_ledger_seconds_total", "Compute seconds made or spared, by kind.", labels=[*label, "kind"]
+        )
+        money = CounterMetricFamily(
+            "hotplate_ledger_money_total", "Money spent or spared, by kind.", labels=[*label, "kind"]
+        )
+        saved = CounterMetricFamily("hotplate_saved_money_total", "Money of all hits and shared runs.", labels=label)
+        kept = GaugeMetricFamily("hotplate_earned_money", "Money that the bill is smaller by.", labels=label)
+        kept_s = GaugeMetricFamily("hotplate_earned_seconds", "Compute seconds not paid for.", labels=label)
+        for upstream in sorted({*self._upstreams, *sums}):
+            lines = sums.get(upstream, {})
+            saved.add_metric([upstream], total_saved(lines).money)
+            kept.add_metric([upstream], earned(lines).money)
+            kept_s.add_metric([upstream], earned(lines).seconds)
+            for kind in KINDS:
+                line = lines.get(kind, Line())
+                # Sums that began above zero, since the day did, may end a hair below it.
+                counts.add_metric([upstream, kind], max(line.number, 0))
+                seconds.add_metric([upstream, kind], max(line.seconds, 0.0))
+                money.add_metric([upstream, kind], max(line.money, 0.0))
+        yield from (counts, seconds, money, saved, kept, kept_s)
 
 
 class _Borrowed(Collector):

@@ -9,6 +9,7 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.announcements import Announcements
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -68,6 +69,7 @@ class Services:
     storage: Storage
     spool: Spool
     coalescer: Coalescer
+    books: Books
     journal: Journal
     history: History
     listing: Listing

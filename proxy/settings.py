@@ -195,6 +195,22 @@ class LimitSettings(_Section):
     )
 
 
+class MoneySettings(_Section):
+    """How money is shown in the ledger."""
+
+    currency: str = Field(
+        default="USD",
+        pattern=r"^[A-Z]{3}$",
+        description="Currency of every price given to Hotplate, three letters. Nothing is ever converted.",
+    )
+    storage_price_per_gb_month: float = Field(
+        default=0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Price of a gigabyte (10^9 bytes) on the disk for a month; it is taken off what was earned.",
+    )
+
+
 class LogSettings(_Section):
     """What is written to standard error."""
 
@@ -363,6 +379,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     webhooks: WebhookSettings = WebhookSettings()
     storage: StorageSettings = StorageSettings()
+    money: MoneySettings = MoneySettings()
     log: LogSettings = LogSettings()
     upstream: tuple[UpstreamSettings, ...] = Field(
         default_factory=_default_upstreams,

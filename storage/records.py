@@ -99,10 +99,22 @@ class ResultRecord:
     tags: tuple[str, ...] = ()
 
     @property
+    def compute_s(self) -> float:
+        """Compute seconds of the run; from its start to its end where the upstream told none."""
+        return compute_s(self.metrics, self.started_at, self.completed_at)
+
+    @property
     def predict_s(self) -> float:
         """Compute seconds of the run; 0.0 where the upstream told none, or no number."""
         seconds = self.metrics.get("predict_time")
         return float(seconds) if isinstance(seconds, (int, float)) else 0.0
+
+
+def compute_s(metrics: JsonObject, started_at: float, completed_at: float) -> float:
+    """Compute seconds of a run: the ``predict_time`` that was told, else from its start to its end."""
+    told = metrics.get("predict_time")
+    seconds = told if isinstance(told, (int, float)) else completed_at - started_at
+    return max(float(seconds), 0.0)
 
 
 def encode_record(record: ResultRecord) -> bytes:

@@ -156,6 +156,10 @@ class Runner:
         prediction.status = status
         if prediction.started_at is not None:
             prediction.metrics["predict_time"] = prediction.completed_at - prediction.started_at
+        if prediction.destination is None:
+            seconds = self._world.run_seconds
+            self._world.ends[status] += 1
+            seconds[status] = seconds.get(status, 0.0) + prediction.metrics.get("predict_time", 0.0)
         prediction.metrics["total_time"] = prediction.completed_at - prediction.created_at
         prediction.answerable.set()
         prediction.ended.set()

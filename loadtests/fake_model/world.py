@@ -220,6 +220,8 @@ class World:
         self.faults = Faults()
         self.counts: Counter[str] = Counter()
         self.runs: Counter[str] = Counter()
+        self.ends: Counter[str] = Counter()
+        self.run_seconds: dict[str, float] = {}
         self.last_create: JsonObject = {}
         self.gate = asyncio.Event()
         self.gate.set()
@@ -229,13 +231,17 @@ class World:
     def reset_counters(self) -> None:
         self.counts.clear()
         self.runs.clear()
+        self.ends.clear()
+        self.run_seconds.clear()
         self.last_create = {}
 
     def counters(self) -> JsonObject:
-        """Requests by place, runs by model, and what should not have come."""
+        """Requests by place, runs by model, ends and seconds by status, and what should not have come."""
         return {
             **{name: self.counts[name] for name in _COUNTED},
             "runs": dict(self.runs),
+            "ends": dict(self.ends),
+            "run_seconds": dict(self.run_seconds),
             "last_create": self.last_create,
         }
 

@@ -138,8 +138,3 @@ class SeenKeys:
             runs.remove(run)
             if not runs:
                 del self._seen[key]
-
-
-def cost(policy: Policy, seconds: float, outputs: int) -> float:
-    """Price of a run by the policy, in the operator's currency."""
-    return policy.price_per_second * seconds + policy.price_per_output * outputs

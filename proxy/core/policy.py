@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
 
-from proxy.core.cache_control import Directives
+from proxy.core.cache_control import NO_DIRECTIVES, Directives
 from proxy.core.canonical import canonical_bytes, strings_in
 from proxy.core.controls import Controls
 from proxy.core.errors import Forbidden
@@ -182,6 +182,9 @@ class Bypass:
 
 LookupPlan: TypeAlias = Cached | Bypass
 
+PLAIN = Cached()
+"""The plan of nearly every request."""
+
 
 def permitted(policy: Policy, controls: Controls) -> Controls:
     """What of a request's wishes the operator lets it have.
@@ -240,6 +243,8 @@ def plan_lookup(policy: Policy | None, directives: Directives, *, enabled: bool 
         return Bypass("observe")
     if directives.no_store:
         return Bypass("request")
+    if directives is NO_DIRECTIVES and policy.mode == "on":
+        return PLAIN
     wants_new = directives.wants_new
     return Cached(
         may_look_up=not wants_new and policy.mode not in ("write_only", "refresh"),
@@ -253,6 +258,8 @@ def plan_seedless(plan: LookupPlan, policy: Policy, controls: Controls, given: J
     if not isinstance(plan, Cached) or policy.has_seed(given):
         return plan
     pool = policy.pool if controls.pool is None else controls.pool
+    if pool == 1:
+        return plan
     return replace(plan, pool=pool) if pool else Bypass("seedless")
 
 

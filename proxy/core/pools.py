@@ -44,10 +44,13 @@ def choose_member(states: Sequence[MemberState], pick: Callable[[int], int]) -> 
         states: of all members, at least one.
         pick: a number below its argument, each as likely (``random.randrange``).
     """
+    if len(states) == 1:
+        return _ALONE[states[0]]
     empty = [member for member, state in enumerate(states) if state == "empty"]
     if empty:
-        return Lead(empty[pick(len(empty))] if len(empty) > 1 else empty[0])
-    if len(states) == 1:
-        return Serve(0) if states[0] == "stored" else Follow(0)
+        return Lead(empty[pick(len(empty))])
     member = pick(len(states))
     return Serve(member) if states[member] == "stored" else Follow(member)
+
+
+_ALONE: dict[MemberState, Choice] = {"stored": Serve(0), "running": Follow(0), "empty": Lead(0)}

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from proxy.core.errors import HotplateError, Overloaded
 from proxy.core.purging import Subject
+from proxy.core.tally import Tally
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
 from storage.digest import PredictionKey, RecordId
@@ -40,7 +41,15 @@ class Landed:
 
 
 class Flight:
-    """One run and everybody who shares it."""
+    """One run and everybody who shares it.
+
+    Attributes:
+        answered_early: predictions that were answered before the run was taken, and are not cancelled.
+        tally: the predictions that wait, for the ledger.
+        was_found: there was no run: the result was in the store by then.
+        worked_from: epoch seconds of the first news that the model works on it.
+        told_end: how the run ended at the upstream after it was cancelled, where that is known.
+    """
 
     def __init__(
         self, record_id: RecordId, key: PredictionKey | None, started_at: float, *, is_refresh: bool = False
@@ -53,9 +62,14 @@ class Flight:
         self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self.tally = Tally()
         self.is_sent = False
         self.subject: Subject | None = None
         self.was_answered_early = False
+        self.answered_early = 0
+        self.was_found = False
+        self.worked_from: float | None = None
+        self.told_end: Outcome | None = None
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
@@ -65,11 +79,17 @@ class Flight:
     def report(self, progress: Progress) -> None:
         """News from the upstream; the first makes creates answerable."""
         self.progress = progress
+        if self.worked_from is None and progress.status == "processing":
+            self.worked_from = progress.at
         if self.partials is not None:
             self.partials.look(progress)
         if not self._accepted.done():
             self._accepted.set_result(None)
         self.show()
+
+    def tell_end(self, outcome: Outcome) -> None:
+        """How the run ended at the upstream, where it was cancelled."""
+        self.told_end = outcome
 
     def show(self) -> None:
         """There is news, or more of the output so far can be shown."""
@@ -103,6 +123,7 @@ class Flight:
             done, _ = await asyncio.wait({self._accepted}, timeout=patience_s)
             if not done and self.is_sent:
                 self.was_answered_early = True
+                self.answered_early += 1
                 return
         await self.accepted()
 

@@ -107,7 +107,9 @@ class Ingestor:
             async with gate:
                 return await self.take(index, file, access, keep=keep) or earlier
 
-        taken = await asyncio.gather(*(take(index, file) for index, file in enumerate(plan.files)))
+        found = await asyncio.gather(*(take(index, file) for index, file in enumerate(plan.files)))
+        # A full spool makes room, if need be by files of this very output.
+        taken = [one if one is None or one.is_stored or await self._is_there(one) else None for one in found]
         for one in taken:
             if one is None:
                 self._counters.left()

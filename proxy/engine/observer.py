@@ -17,16 +17,17 @@ from typing import Any
 import structlog
 
 from proxy.core.errors import HotplateError
-from proxy.core.observing import DOUBTS, SAVED, VERDICTS, Doubt, SeenKeys, SeenRun, Verdict, cost
+from proxy.core.observing import DOUBTS, SAVED, VERDICTS, Doubt, SeenKeys, SeenRun, Verdict
 from proxy.core.outputs import plan_output
 from proxy.core.policy import DEFAULT_POLICY, Cached, Policy, Store, may_keep_text, plan_store
+from proxy.core.prices import Price, cost
 from proxy.engine.coalescer import Flight
 from proxy.engine.preparation import Preparation
 from proxy.engine.runs import Create
 from proxy.upstreams.base import Outcome
 from proxy.upstreams.replicate_documents import is_terminal, outcome_of, parse_prediction
 from storage.digest import PredictionKey, Scope
-from storage.records import JsonObject
+from storage.records import JsonObject, compute_s
 
 MAX_AWAITED = 100_000
 """Predictions of the upstream whose end is awaited at once."""
@@ -282,10 +283,9 @@ class Observer:
             seen.run = None
         else:
             self._forget(seen)
-        told = outcome.metrics.get("predict_time")
-        seconds = told if isinstance(told, (int, float)) else outcome.completed_at - outcome.started_at
-        seconds = max(float(seconds), 0.0)
-        money = cost(seen.policy, seconds, files)
+        seconds = compute_s(outcome.metrics, outcome.started_at, outcome.completed_at)
+        outputs = files or int(outcome.status == "succeeded")  # text is one output, too
+        money = cost(Price(seen.policy.price_per_second, seen.policy.price_per_output), seconds, outputs)
         is_saved = seen.verdict in SAVED
         for tally in (self._all, self._of(seen.model)):
             tally.ends_seen += 1
@@ -300,7 +300,8 @@ class Observer:
                     tally.doubtful_money += money
         if is_saved:
             self._observe_saving(seconds, money)
-            self._would_hit(seen.create.upstream.name, seen.model, seen.create.scope, seconds, files)
+            model = seen.model or seen.create.target.version or OTHERS
+            self._would_hit(seen.create.upstream.name, model, seen.create.scope, seconds, outputs)
 
     def _forget(self, seen: Observation) -> None:
         """Its run gave nothing that would have been stored."""

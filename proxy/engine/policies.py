@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from proxy.core.policy import PolicyBook
+from proxy.core.prices import UNPRICED, Price
 
 
 class PolicyDesk:
@@ -22,3 +23,9 @@ class PolicyDesk:
     def uses_cache(self) -> bool:
         """Whether anything may be looked up, shared or kept now."""
         return self.is_enabled and not self.is_bypassed
+
+
+def price_of(book: PolicyBook, model: str) -> Price:
+    """What a model's runs cost: what its policy says, whatever profile it was asked by."""
+    policy = book.find(None, model)
+    return Price(policy.price_per_second, policy.price_per_output) if policy is not None else UNPRICED

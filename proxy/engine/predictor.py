@@ -20,7 +20,9 @@ from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
 from proxy.core.predictions import HitTemplate, Prediction
+from proxy.core.tally import Tally
 from proxy.core.webhooks import Told, WebhookRequest
+from proxy.engine.books import Books, account_of, outputs_of
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
@@ -83,10 +85,12 @@ class Predictor:
         ongoing: Ongoing,
         history: History,
         notices: Notices,
+        books: Books,
         now: Callable[[], float],
         pick: Callable[[int], int] = random.randrange,
     ) -> None:
         """``pick`` gives a number below its argument, each as likely."""
+        self._books = books
         self._preparation = preparation
         self._lookup = lookup
         self._views = views
@@ -115,17 +119,15 @@ class Predictor:
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):
-            if create.webhook is not None:
-                # Before the answer: once that is out, nobody would ask again for what was not written.
-                served = await self._views.find(answer.id, create.scope)
-                if served is not None:
-                    await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
+            await self._tell_of(answer, create)
             return answer
         if prepared.controls.directives.only_if_cached:
+            self._books.refused(create.upstream.name, prepared.described, create.scope)
             raise NotCached("there is no stored result for this request, and it wants no run")
         now = self._now()
         member = members[answer.member] if answer is not None else None
         flight, is_follower = self._join_or_lead(create, prepared, member, now)
+        flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
         try:
             if is_follower:
                 await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
@@ -139,7 +141,9 @@ class Predictor:
                 stale = None
             hit = await self._serve(create, stale, "if-error") if stale is not None else None
             if hit is None:
+                self._books.refused(create.upstream.name, prepared.described, create.scope)
                 raise
+            await self._tell_of(hit, create)
             return hit
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
@@ -157,6 +161,8 @@ class Predictor:
             webhook=create.webhook,
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
+            caller=hash(create.credential),
+            member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -164,6 +170,13 @@ class Predictor:
             # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
             await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
+
+    async def _tell_of(self, hit: Hit, create: Create) -> None:
+        """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
+        if create.webhook is not None:
+            served = await self._views.find(hit.id, create.scope)
+            if served is not None:
+                await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
 
     async def attend(self, entry: Running, told: Told) -> None:
         """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
@@ -285,6 +298,7 @@ class Predictor:
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
+        self._books.hit(*account_of(record), record.compute_s, outputs_of(record))
         return Hit(prediction_id, record, template, input_json, now, found.age_s, found.ttl_s, grade, member)
 
     def _join_or_lead(
@@ -330,7 +344,8 @@ class Predictor:
         assert isinstance(prepared.plan, Cached)
         if prepared.plan.may_store and self._coalescer.find(key, is_refresh=True) is None:
             plan = replace(prepared.plan, may_look_up=False)
-            self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
+            flight = self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
+            flight.tally = Tally("refresh")
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
@@ -343,6 +358,7 @@ class Predictor:
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:
         """End one prediction before its run; the task ends when that is written."""
         entry.cancel(self._now())
+        self._books.left(entry)
         self._coalescer.leave(entry.flight)
         if entry.flight.sharers <= 0:
             self._ongoing.run_unwanted(entry.flight.record_id)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from proxy.core.controls import Controls
 from proxy.core.errors import InputInvalid
 from proxy.core.keys import KeyIngredients, derive_key, variant_key
 from proxy.core.outputs import substitute
-from proxy.core.policy import DEFAULT_POLICY, Bypass, Cached, keyed_part, permitted, plan_lookup, plan_seedless
+from proxy.core.policy import DEFAULT_POLICY, Bypass, Cached, Policy, keyed_part, permitted, plan_lookup, plan_seedless
 from proxy.core.schemas import normalise_input
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.policies import PolicyDesk
@@ -94,10 +95,10 @@ class Preparation:
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)
         plan = plan_seedless(plan, policy, controls, key_input)
-        prepared = Prepared(described, plan, sent, identified.shown, None, identified, policy, controls)
-        if not isinstance(plan, Cached):
-            return prepared
-        return replace(prepared, key=_derive(create, prepared, identified.key_input, identified.files))
+        key = None
+        if isinstance(plan, Cached):
+            key = _derive(create, described, policy, controls, identified.key_input, identified.files)
+        return Prepared(described, plan, sent, identified.shown, key, identified, policy, controls)
 
 
 async def _describe(create: Create) -> ModelDescription:
@@ -113,19 +114,24 @@ def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
     if create.upstream.kind != "replicate" or prepared.described.schema is None:
         return None
     files = prepared.identified.files
-    key = _derive(create, prepared, substitute(create.given, [(path, None) for path, _ in files]), files)
+    given = substitute(create.given, [(path, None) for path, _ in files])
+    key = _derive(create, prepared.described, prepared.policy, prepared.controls, given, files)
     return key if key != prepared.key else None
 
 
 def _derive(
-    create: Create, prepared: Prepared, given: JsonObject, files: tuple[tuple[JsonPath, Digest], ...]
+    create: Create,
+    described: ModelDescription,
+    policy: Policy,
+    controls: Controls,
+    given: JsonObject,
+    files: tuple[tuple[JsonPath, Digest], ...],
 ) -> PredictionKey:
     """The key of a request for the model that was described."""
-    described, controls = prepared.described, prepared.controls
     # A version of a Replicate API names its model by itself, and a request may give the version alone.
     model = "" if create.upstream.kind == "replicate" and described.is_pinned else described.model
     if described.deployment is not None:
         model = f"{DEPLOYMENTS}{described.deployment}"
-    given, files, rule = keyed_part(prepared.policy, given, files)
+    given, files, rule = keyed_part(policy, given, files)
     key = derive_key(KeyIngredients(create.scope, create.upstream.name, model, described.version, given, files))
     return variant_key(key, namespace=controls.namespace, extra=controls.key, rule=rule)

@@ -44,6 +44,8 @@ class Running:
         deadline_at: epoch seconds at which it is to be cancelled, and it alone.
         canceled_at: epoch seconds at which its client cancelled it, and it alone, or its deadline was over.
         is_aborted: its deadline was over before the run had started.
+        caller: a number for whose request it was; ``None`` for one of a former process.
+        member: which answer of a pool its run makes, from 0, and of how many.
         own_end: done when it was cancelled.
     """
 
@@ -63,6 +65,8 @@ class Running:
     canceled_at: float | None = None
     is_aborted: bool = False
     deployment: str | None = None
+    caller: int | None = None
+    member: tuple[int, int] | None = None
     own_end: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     @property

@@ -107,6 +107,13 @@ class Renderer:
         """Where a prediction that this record answers is streamed, if it is."""
         return self.stream_url(prediction_id, makes_files=bool(record.files)) if record.is_streamable else None
 
+    async def are_here(self, files: Sequence[OutputFile]) -> bool:
+        """Whether the addresses of all ``files`` lead to something."""
+        for file in files:
+            if not await self._blobs.has(file.blob) and self._spool.get(file.blob.digest) is None:
+                return False
+        return True
+
     def ready(self, record: ResultRecord) -> HitTemplate | None:
         """The template of a record if it is in memory."""
         return self._templates.get((record.record_id, record.key))

@@ -14,6 +14,7 @@ import structlog
 
 from proxy.core.controls import Controls
 from proxy.core.policy import DEFAULT_POLICY, Cached
+from proxy.core.tally import Tally
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.journal import Journal
 from proxy.engine.notices import NOTHING_TOLD, STARTED
@@ -120,6 +121,10 @@ class Resumption:
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
         flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))
         flight.sharers = max(len(sharers), 1)
+        if run.is_refresh and not sharers and not run.is_unwanted:
+            flight.tally = Tally("refresh")
+        for one in sharers:
+            flight.tally.join(None, one.created_at, has_caused=not one.is_follower)
         if run.is_unwanted:
             flight.listen(self._leave)
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)

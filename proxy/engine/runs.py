@@ -35,6 +35,7 @@ from proxy.core.policy import (
 from proxy.core.purging import PurgeLog, Subject, names_of, subject_of
 from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Flight, Landed
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs, Identified
@@ -140,6 +141,7 @@ class Runs:
         streams: Streams,
         purges: PurgeLog,
         observe_run: RunObserver,
+        books: Books,
         now: Callable[[], float],
     ) -> None:
         self._purges = purges
@@ -153,6 +155,7 @@ class Runs:
         self._remains = remains
         self._streams = streams
         self._observe_run = observe_run
+        self._books = books
         self._now = now
 
     def plan_flight(
@@ -201,6 +204,7 @@ class Runs:
                     return
             landed = self._ended_badly(flight, "failed", error.detail)
         flight.land(landed)
+        self._books.landed(create.upstream.name, prepared.described, create.scope, flight)
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
@@ -233,7 +237,7 @@ class Runs:
         if flight.key is not None and not flight.is_refresh:
             stored = await self._look_up_inside(flight.key, create, prepared)
             if stored is not None:
-                flight.record_id = stored.record_id
+                flight.record_id, flight.was_found = stored.record_id, True
                 return self._found_inside(stored), prepared
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
@@ -249,12 +253,17 @@ class Runs:
         return await create.upstream.run(job, self._reporter(flight, create, prepared, job, repeats=0)), prepared
 
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
-        """See a former process's run through. Its flight counts as accepted: its clients were answered."""
+        """See a former process's run through. Its flight counts as accepted: its clients were answered.
+
+        A result that is there already was counted by the former process.
+        """
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == create.scope:
+            flight.tally.close()
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
         if left is not None and left.scope == create.scope:
+            flight.tally.close()
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
@@ -276,6 +285,7 @@ class Runs:
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
+            tell_end=flight.tell_end,
         )
 
     def _reporter(
@@ -396,7 +406,7 @@ class Runs:
             error=error,
             logs=progress.logs if progress else "",
             metrics={},
-            started_at=progress.at if progress else now,
+            started_at=flight.worked_from if flight.worked_from is not None else now,
             completed_at=now,
             upstream_id=progress.upstream_id if progress else None,
         )

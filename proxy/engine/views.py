@@ -145,8 +145,11 @@ class Views:
         outcome, output, is_removed = landed.outcome, None, False
         if landed.record is not None:
             base = replace(base, model=landed.record.model)
+            # This entry may outlive its files: those that were not stored are kept for an hour at most.
+            is_removed = not await self._renderer.are_here(landed.record.files)
             try:
-                output = await self._renderer.output(landed.record, landed.left_urls, as_addresses=in_list)
+                if not is_removed:
+                    output = await self._renderer.output(landed.record, landed.left_urls, as_addresses=in_list)
             except OutputGone:
                 is_removed = True
         return replace(

@@ -127,11 +127,14 @@ class Files:
         place = self._place(credential)
         uploads, file_id = self._services.uploads, exchange.params["id"]
         if place.upstream is not None and place.scope is not None:
-            status = await self._pass_on(exchange, place.upstream, credential)
-            if 200 <= status < 300 or status == 404:
+            response, content = await self._asked(exchange, place.upstream, credential)
+            if 200 <= response.status < 300 or response.status == 404:
+                # Before the answer: whoever has heard that the file is gone gets no hit for it, and whoever leaves
+                # without hearing it has it gone all the same.
                 await uploads.forget(place.upstream.name, place.scope, file_id)
                 with contextlib.suppress(StorageError):
                     await uploads.remove(place.owner, file_id)
+            await self._answer(exchange, place.upstream, response, content)
             return
         exchange.note.outcome = "own"
         try:
@@ -269,13 +272,18 @@ class Files:
         with contextlib.suppress(StorageError):
             await self._services.uploads.adopt(place.owner, own)
 
-    async def _pass_on(self, exchange: Exchange, upstream: Upstream, credential: Credential | None) -> int:
-        """Pass a request about files on, and the answer back with addresses here; its status."""
+    async def _pass_on(self, exchange: Exchange, upstream: Upstream, credential: Credential | None) -> None:
+        """Pass a request about files on, and the answer back with addresses here."""
+        response, content = await self._asked(exchange, upstream, credential)
+        await self._answer(exchange, upstream, response, content)
+
+    async def _asked(
+        self, exchange: Exchange, upstream: Upstream, credential: Credential | None
+    ) -> tuple[RelayResponse, bytes]:
+        """What the upstream says to a request about files, and the whole body of that."""
         exchange.note.outcome, exchange.note.upstream = "relay", upstream.name
         response = await upstream.relay(forward(exchange, None), credential)
-        content = await read_whole(response, MAX_ANSWER_BYTES)
-        await self._answer(exchange, upstream, response, content)
-        return response.status
+        return response, await read_whole(response, MAX_ANSWER_BYTES)
 
     async def _answer(self, exchange: Exchange, upstream: Upstream, response: RelayResponse, content: bytes) -> None:
         told = allow(response.headers, TOLD_HEADERS)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+from urllib.parse import parse_qs
 
 import prometheus_client
 
 from proxy import __version__
 from proxy.core.errors import Unauthenticated
+from proxy.core.money import parse_selection
 from proxy.routes.exchange import PRIVATE, Exchange, Handler
 from proxy.services import Services
 
@@ -57,6 +59,14 @@ class Operations:
         """Prometheus text."""
         body = prometheus_client.generate_latest(self._services.metrics.registry)
         await exchange.respond(200, [(b"content-type", prometheus_client.CONTENT_TYPE_LATEST.encode()), PRIVATE], body)
+
+    async def stats(self, exchange: Exchange) -> None:
+        """The ledger: ``?days=N&by=model|scope|day&scope=HEX``, see ``proxy.core.money``."""
+        asked = {name: values[-1] for name, values in parse_qs(exchange.query).items()}
+        days, selection = parse_selection(asked)
+        services = self._services
+        document = await services.books.report(days, selection)
+        await exchange.respond_json(200, {"currency": services.settings.money.currency, **document})
 
     async def status(self, exchange: Exchange) -> None:
         """What runs here, for ``hotplate doctor`` and people."""

@@ -77,6 +77,7 @@ class Predictions:
                 return
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
+            services.books.relayed(upstream.name, target, scope)
             await self._passthrough.relay(exchange, upstream, body, detail="extras")
             return
         if parsed.webhook is not None:
@@ -114,6 +115,7 @@ class Predictions:
         The kill switch does not change what clients of a pure pass-through see; nothing is counted meanwhile.
         """
         exchange.note.outcome = "bypass"
+        self._services.books.relayed(create.upstream.name, create.target, create.scope)
         if self._services.policies.is_bypassed:
             await self._passthrough.relay(exchange, create.upstream, body, detail="off")
             return
@@ -229,10 +231,15 @@ def _hit_status(hit: Hit) -> bytes:
         return _HIT_STATUS
     status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
     if hit.member is not None:
-        status += b'; detail="pool %d/%d"' % (hit.member[0] + 1, hit.member[1])
+        status += f'; detail="{_place(hit.member)}"'.encode()
     elif hit.grade != "fresh":
         status += b"; detail=" + (b"revalidating" if hit.grade == "revalidate" else b"stale-if-error")
     return status
+
+
+def _place(member: tuple[int, int]) -> str:
+    number, size = member
+    return f"pool {number + 1}/{size}"
 
 
 def _outcome_word(entry: Running, landed: Landed | None) -> str:
@@ -258,8 +265,11 @@ def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None) ->
         parts.append("stored")
     if entry.is_follower:
         parts.append("collapsed")
-    if landed is not None:
-        parts.append("detail=cold" if landed.outcome.boot_s > 0 else "detail=warm")
+    words = [] if landed is None else ["cold" if landed.outcome.boot_s > 0 else "warm"]
+    if entry.member is not None:
+        parts.append('detail="' + " ".join([*words, _place(entry.member)]) + '"')
+    elif words:
+        parts.append(f"detail={words[0]}")
     return "; ".join(parts)
 
 

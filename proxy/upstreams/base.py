@@ -91,6 +91,7 @@ class Job:
         input: what to send.
         credential: on whose account (``replicate`` alone looks at it).
         wants_s: seconds for which some client will wait for the answer; a hint, 0.0 when none waits.
+        tell_end: told how a run that was cancelled ended there, where the upstream says so: it is paid for.
         is_detached: asked when the run is cancelled: whether it shall go on where it is, because only this process
             ends.
     """
@@ -102,6 +103,7 @@ class Job:
     credential: Credential | None
     wants_s: float = 0.0
     is_detached: Callable[[], bool] = lambda: False
+    tell_end: Callable[[Outcome], None] = lambda outcome: None
 
 
 @dataclass(frozen=True, slots=True)

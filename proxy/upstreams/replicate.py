@@ -209,10 +209,10 @@ class ReplicateUpstream:
         except asyncio.CancelledError:
             if creation.done() and job.is_detached():
                 raise
-            await asyncio.wait({self._withdraw(creation, authorization)}, timeout=CANCEL_TIMEOUT_S)
+            await asyncio.wait({self._withdraw(job, creation, authorization)}, timeout=CANCEL_TIMEOUT_S)
             raise
         except Exception:
-            self._withdraw(creation, authorization)
+            self._withdraw(job, creation, authorization)
             raise
 
     async def check(self, credential: Credential) -> Verdict:
@@ -318,20 +318,22 @@ class ReplicateUpstream:
             has_all_files=created.has_all_files,
         )
 
-    def _withdraw(self, creation: asyncio.Task[Created], authorization: dict[str, str]) -> asyncio.Task[None]:
+    def _withdraw(self, job: Job, creation: asyncio.Task[Created], authorization: dict[str, str]) -> asyncio.Task[None]:
         """Cancel a run upstream in the background, once its create is answered."""
-        task = asyncio.create_task(self._cancel(creation, authorization))
+        task = asyncio.create_task(self._cancel(job, creation, authorization))
         self._withdrawals.add(task)
         task.add_done_callback(self._withdrawals.discard)
         return task
 
-    async def _cancel(self, creation: asyncio.Task[Created], authorization: dict[str, str]) -> None:
+    async def _cancel(self, job: Job, creation: asyncio.Task[Created], authorization: dict[str, str]) -> None:
         try:
             prediction = (await creation).prediction
         except Exception:  # it was not taken, or nobody knows: there is no id to cancel
             return
         if not is_terminal(prediction):
-            await self._client.cancel(prediction["id"], authorization)
+            prediction = await self._client.cancel(prediction["id"], authorization) or prediction
+        with contextlib.suppress(ValueError):  # it does not say yet how it ended
+            job.tell_end(outcome_of(prediction, now=self._now()))
 
     async def _remembering(self, body: AsyncIterator[bytes], model: str, version: str) -> AsyncIterator[bytes]:
         """``body`` unchanged; when all of it has passed, it is read as a version's document."""

@@ -162,11 +162,13 @@ class ReplicateClient:
             retry_after_s(answer.headers, self._now()),
         )
 
-    async def cancel(self, prediction_id: str, authorization: dict[str, str]) -> None:
-        """Ask for a cancellation, once; whether it was heard is not told."""
+    async def cancel(self, prediction_id: str, authorization: dict[str, str]) -> JsonObject | None:
+        """Ask for a cancellation, once; the prediction as it is by then, ``None`` where that is not told."""
         path = f"/predictions/{prediction_id}/cancel"
-        with contextlib.suppress(httpx.TransportError):
-            await self._exchange(self._writes, "POST", path, authorization, limit_s=CANCEL_TIMEOUT_S)
+        with contextlib.suppress(httpx.TransportError, ValueError):
+            answer = await self._exchange(self._writes, "POST", path, authorization, limit_s=CANCEL_TIMEOUT_S)
+            return parse_prediction(answer.content) if answer.is_ok else None
+        return None
 
     async def account(self, authorization: dict[str, str]) -> Answer | None:
         """The answer about the account behind a credential; ``None`` for no answer in time."""

@@ -28,8 +28,10 @@ from storage.local.strict_disk import (
     SYNC_EACH_COMMIT,
     CacheHandle,
     CacheTimeout,
+    PlainValue,
     database_path,
     open_cache,
+    rows_aside,
     rows_between,
     vet_settings,
 )
@@ -108,17 +110,11 @@ class Index:
         if self._reading is None:
             raise StorageUnavailable("the store is closed")
         try:
-            rows = rows_between(self._reading, prefix, prefix[:-1] + bytes([prefix[-1] + 1]))
+            rows = rows_between(self._reading, prefix, _end_of(prefix))
         except (sqlite3.Error, CacheTimeout, OSError) as error:
             self._note_damage(error)
             raise as_unavailable(error) from error
-        found: list[tuple[bytes, bytes]] = []
-        for key, row in rows:
-            with contextlib.suppress(Corrupt):
-                value = _unseal(key, row)
-                if value is not None:
-                    found.append((key, value))
-        return found
+        return _unsealed(rows)
 
     def page(self, prefix: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes | None]]:
         """At most ``limit`` rows whose key begins with ``prefix`` and is beyond ``after``, in order, in the writer
@@ -198,6 +194,18 @@ class Index:
                 self._suspect_path.touch(mode=FILE_MODE)
 
 
+def scan_aside(directory: Path, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    """``Index.scan`` for a process that owns nothing here and changes nothing, beside a proxy or without one.
+
+    Raises:
+        StorageUnavailable: there is no index, or it cannot be read.
+    """
+    try:
+        return _unsealed(rows_aside(directory, prefix, _end_of(prefix), timeout_s=WRITE_TIMEOUT_S))
+    except (sqlite3.Error, Corrupt, OSError) as error:
+        raise StorageUnavailable(f"{directory} cannot be read: {error}") from error
+
+
 def open_index(directory: Path) -> tuple[Index, bool]:
     """Open the index in ``directory``, making a fresh one if it is damaged. For the writer thread.
 
@@ -239,6 +247,21 @@ def _forget_old(directory: Path) -> None:
         for file in old.iterdir():
             file.unlink()
         old.rmdir()
+
+
+def _end_of(prefix: bytes) -> bytes:
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def _unsealed(rows: list[tuple[bytes, PlainValue]]) -> list[tuple[bytes, bytes]]:
+    """Damaged rows are left out."""
+    found: list[tuple[bytes, bytes]] = []
+    for key, row in rows:
+        with contextlib.suppress(Corrupt):
+            value = _unseal(key, row)
+            if value is not None:
+                found.append((key, value))
+    return found
 
 
 def _seal(key: bytes, value: bytes) -> bytes:

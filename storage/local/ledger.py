@@ -10,10 +10,12 @@ import math
 import struct
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from storage.counters import StorageCounters
 from storage.errors import StorageError
-from storage.local.index import Index
+from storage.local.folder import Folder
+from storage.local.index import Index, scan_aside
 from storage.local.trouble import Trouble
 from storage.local.writer import Writer
 
@@ -40,7 +42,7 @@ class DiskKeyValue:
         *,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._prefix = f"kv:{namespace}:".encode("ascii")
+        self._prefix = _prefix(namespace)
         self._index = index
         self._writer = writer
         self._trouble = trouble
@@ -75,12 +77,7 @@ class DiskKeyValue:
         except StorageError:
             self._counters.value_read_errors_total += 1
             return []
-        now, cut = self._clock(), len(self._prefix)
-        return [
-            (key[cut:].decode("utf-8", "surrogatepass"), row[_ENDS_AT.size :])
-            for key, row in rows
-            if _ENDS_AT.unpack_from(row)[0] > now
-        ]
+        return _alive(rows, len(self._prefix), self._clock())
 
     # The writer thread.
 
@@ -99,3 +96,25 @@ class DiskKeyValue:
     def _row(self, name: str) -> bytes:
         # Names may come from a URL; "surrogatepass" gives every text its own row.
         return self._prefix + name.encode("utf-8", "surrogatepass")
+
+
+def scan_values_aside(data_dir: Path, namespace: str, prefix: str, now: float) -> list[tuple[str, bytes]]:
+    """``DiskKeyValue.scan`` for a process that owns nothing in ``data_dir`` and changes nothing there.
+
+    Raises:
+        StorageUnavailable: there is no store, or it cannot be read.
+    """
+    own = _prefix(namespace)
+    return _alive(scan_aside(Folder(data_dir).index, own + prefix.encode()), len(own), now)
+
+
+def _prefix(namespace: str) -> bytes:
+    return f"kv:{namespace}:".encode("ascii")
+
+
+def _alive(rows: list[tuple[bytes, bytes]], cut: int, now: float) -> list[tuple[str, bytes]]:
+    return [
+        (key[cut:].decode("utf-8", "surrogatepass"), row[_ENDS_AT.size :])
+        for key, row in rows
+        if _ENDS_AT.unpack_from(row)[0] > now
+    ]

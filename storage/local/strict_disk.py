@@ -16,6 +16,7 @@ import sqlite3
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, cast
+from urllib.parse import quote
 
 import diskcache
 from diskcache.core import DBNAME, MODE_RAW, UNKNOWN
@@ -164,6 +165,21 @@ def rows_between(cache: CacheHandle, first: bytes, end: bytes, limit: int = -1) 
         sqlite3.Error: the database cannot be read.
     """
     select: Any = getattr(cache, "_sql")  # noqa: B009 - not part of the handle's type
+    return _between(select, first, end, limit)
+
+
+def rows_aside(directory: Path, first: bytes, end: bytes, *, timeout_s: float) -> list[tuple[bytes, PlainValue]]:
+    """The same for somebody who owns nothing here: read-only, whoever else has the database open.
+
+    Raises:
+        sqlite3.Error: there is no database, or it cannot be read.
+    """
+    address = f"file:{quote(str(database_path(directory)))}?mode=ro"
+    with contextlib.closing(sqlite3.connect(address, uri=True, timeout=timeout_s)) as connection:
+        return _between(connection.execute, first, end)
+
+
+def _between(select: Any, first: bytes, end: bytes, limit: int = -1) -> list[tuple[bytes, PlainValue]]:
     query = "SELECT key, value FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND mode = ? ORDER BY key LIMIT ?"
     rows = select(query, (sqlite3.Binary(first), sqlite3.Binary(end), MODE_RAW, limit)).fetchall()
     return [(bytes(key), _from_row(value)) for key, value in rows]

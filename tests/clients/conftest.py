@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -55,11 +56,13 @@ def javascript() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     lock = (JAVASCRIPT / "package-lock.json").read_bytes()
     marker = folder / ".installed"
-    if not marker.is_file() or marker.read_bytes() != lock:
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(JAVASCRIPT / name, folder / name)
-        subprocess.run(
-            ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True, timeout=110
-        )
-        marker.write_bytes(lock)
+    with (folder.parent / "javascript.lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)  # processes that share the suite share the folder
+        if not marker.is_file() or marker.read_bytes() != lock:
+            for name in ("package.json", "package-lock.json"):
+                shutil.copy(JAVASCRIPT / name, folder / name)
+            subprocess.run(
+                ["npm", "ci", "--no-audit", "--no-fund"], cwd=folder, check=True, capture_output=True, timeout=110
+            )
+            marker.write_bytes(lock)
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -31,7 +32,7 @@ console.log(JSON.stringify({
 
 def node(folder: Path, code: str, env: dict[str, str], *arguments: str, cwd: Path | None = None) -> str:
     """What a JavaScript program prints; it lies where it finds its packages and runs in ``cwd``."""
-    script = folder / f"script-{abs(hash(code))}.mjs"
+    script = folder / f"script-{secrets.token_hex(8)}.mjs"
     script.write_text(code, encoding="utf-8")
     try:
         done = subprocess.run(

@@ -16,11 +16,13 @@ from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.policy import Policy, PolicyBook
+from proxy.core.prices import UNPRICED, Price
 from proxy.core.purging import PurgeLog
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.core.webhooks import WebhookRequest, derive_secret
 from proxy.engine.announcements import Announcements
+from proxy.engine.books import Books
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -88,6 +90,7 @@ class Engine:
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
         heartbeat_s: float = 15.0,
+        price: Price = UNPRICED,
     ) -> None:
         self._options: dict[str, Any] = {
             "base_url": base_url,
@@ -98,6 +101,7 @@ class Engine:
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
             "heartbeat_s": heartbeat_s,
+            "price": price,
         }
         self.clock = clock or ManualClock()
         # No memory in front of the stores: what a test does to them is seen at once.
@@ -112,6 +116,7 @@ class Engine:
         self.coalescer = Coalescer()
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
+        self.books = Books(rows, lambda upstream, model: price, self.clock)
         self.history = History(self.storage.ledger, self.clock)
         self.ongoing = Ongoing(rows, Sealer(self.secrets))
         self.purges = PurgeLog()
@@ -188,6 +193,7 @@ class Engine:
             streams=self.streams,
             purges=self.purges,
             observe_run=lambda name, outcome: self.runs.append(outcome),
+            books=self.books,
             now=self.clock,
         )
         self.desk = PolicyDesk(PolicyBook(policies), is_enabled=cache_enabled)
@@ -222,6 +228,7 @@ class Engine:
             history=self.history,
             ongoing=self.ongoing,
             notices=self.notices,
+            books=self.books,
             now=self.clock,
         )
         self.explainer = Explainer(

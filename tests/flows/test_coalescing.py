@@ -36,6 +36,16 @@ async def settled(http: httpx.AsyncClient, prediction: dict[str, Any]) -> dict[s
     raise AssertionError("the prediction did not end")
 
 
+async def until_in_flight(proxy: ProxyProcess, http: httpx.AsyncClient, *, is_any: bool) -> None:
+    """Wait until the proxy says that there are runs, or that there are none."""
+    for _ in range(400):
+        status = (await http.get(f"{proxy.admin_url}/_hotplate/status")).json()
+        if (status["runs_in_flight"] > 0) == is_any:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it did not come about")
+
+
 async def test_hundred_identical_requests_make_one_run(proxy: ProxyProcess) -> None:
     given = slow(0.5, "a hundred at once")
     runs = proxy.runs()
@@ -59,7 +69,7 @@ async def test_callers_that_leave_spoil_nothing_the_first_one_included(proxy: Pr
     runs = proxy.runs()
     async with client(proxy) as http:
         first = asyncio.create_task(http.post(CREATE, json=given, headers=WAIT))
-        await asyncio.sleep(0.2)
+        await until_in_flight(proxy, http, is_any=True)
         others = [asyncio.create_task(http.post(CREATE, json=given, headers=WAIT)) for _ in range(9)]
         await asyncio.sleep(0.2)
         for leaving in (first, *others[:4]):
@@ -74,14 +84,10 @@ async def test_result_is_kept_when_every_caller_has_left(proxy: ProxyProcess) ->
     runs = proxy.runs()
     async with client(proxy) as http:
         leaving = asyncio.create_task(http.post(CREATE, json=given, headers=WAIT))
-        await asyncio.sleep(0.2)
+        await until_in_flight(proxy, http, is_any=True)
         leaving.cancel()
         await asyncio.wait([leaving])
-        for _ in range(200):
-            status = (await http.get(f"{proxy.admin_url}/_hotplate/status")).json()
-            if status["runs_in_flight"] == 0:
-                break
-            await asyncio.sleep(0.05)
+        await until_in_flight(proxy, http, is_any=False)
         again = await http.post(CREATE, json=given, headers=WAIT)
     assert "; hit" in again.headers["cache-status"]
     assert proxy.runs() == runs + 1

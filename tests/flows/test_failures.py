@@ -31,10 +31,23 @@ def draw(http: httpx.Client, prompt: str) -> tuple[dict[str, Any], str]:
     [
         ("fault:raise", "the model failed on purpose"),
         ("fault:crash", "lost during the run, twice"),
-        ("fault:hang", "deadline"),
     ],
 )
 def test_failed_run_is_told_and_not_cached(proxy: ProxyProcess, http: httpx.Client, prompt: str, says: str) -> None:
+    check_failure(proxy, http, prompt, says)
+
+
+@pytest.mark.slow
+def test_run_that_hangs_is_given_up_at_its_deadline_and_not_cached(tmp_path: Path) -> None:
+    config = local_config(deadline_s=5.0, environment={"HOTPLATE_DEMO_FAULTS": "1"})
+    with (
+        running_proxy(tmp_path / "data", config) as proxy,
+        httpx.Client(base_url=proxy.public_url, timeout=110, trust_env=False) as http,
+    ):
+        check_failure(proxy, http, "fault:hang", "deadline")
+
+
+def check_failure(proxy: ProxyProcess, http: httpx.Client, prompt: str, says: str) -> None:
     runs = proxy.runs()
     for count in (1, 2):
         prediction, cache_status = draw(http, prompt)

@@ -40,9 +40,18 @@ def lasting_address(answer: httpx.Response) -> str:
     return answer.headers["link"].partition("<")[2].partition(">")[0]
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
-@pytest.mark.parametrize("moment", ["idle", "mid-run"])
-def test_nothing_is_left_behind(tmp_path: Path, ending: signal.Signals, moment: str) -> None:
+@pytest.mark.parametrize(
+    ("moment", "ending"),
+    [
+        pytest.param("idle", signal.SIGINT, id="idle-SIGINT"),
+        pytest.param("idle", signal.SIGTERM, id="idle-SIGTERM", marks=pytest.mark.slow),
+        pytest.param("idle", signal.SIGKILL, id="idle-SIGKILL", marks=pytest.mark.slow),
+        pytest.param("mid-run", signal.SIGINT, id="mid-run-SIGINT", marks=pytest.mark.slow),
+        pytest.param("mid-run", signal.SIGTERM, id="mid-run-SIGTERM"),
+        pytest.param("mid-run", signal.SIGKILL, id="mid-run-SIGKILL"),
+    ],
+)
+def test_nothing_is_left_behind(tmp_path: Path, moment: str, ending: signal.Signals) -> None:
     config = local_config(**FAULTS) + "\n[limits]\ndrain_timeout_s = 1\n"
     proxy = start_proxy(tmp_path / "data", config)
     try:

@@ -29,12 +29,17 @@ def api() -> Iterator[FakeModel]:
         yield api
 
 
-@pytest.fixture
-def pair(api: FakeModel, tmp_path: Path) -> Iterator[Pair]:
-    """A proxy of its own for each test; the API's list is what all of them have made."""
-    api.reset()
-    with running_proxy(tmp_path / "data", config(api)) as proxy:
+@pytest.fixture(scope="module")
+def both(api: FakeModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    with running_proxy(tmp_path_factory.mktemp("lists") / "data", config(api)) as proxy:
         yield Pair(api, proxy)
+
+
+@pytest.fixture
+def pair(both: Pair) -> Pair:
+    """A proxy and an API whose lists are what all tests have made."""
+    both.api.reset()
+    return both
 
 
 def direct(api: FakeModel, path: str, document: Any = None, token: str = ALICE) -> dict[str, Any]:

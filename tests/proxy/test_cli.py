@@ -30,6 +30,7 @@ def test_every_command_explains_itself() -> None:
         "bypass",
         "reload",
         "purge",
+        "stats",
         "doctor",
         "version",
     ):

@@ -2,10 +2,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from proxy.core.cache_control import NO_DIRECTIVES, parse_cache_control
-from proxy.core.observing import MAX_PENDING, MAX_RUN_S, SeenKeys, SeenRun, Verdict, cost
+from proxy.core.observing import MAX_PENDING, MAX_RUN_S, SeenKeys, SeenRun, Verdict
 from proxy.core.policy import Cached, Policy
 from storage.digest import PredictionKey
 
@@ -140,8 +138,3 @@ def test_keys_are_bounded_and_those_used_last_stay() -> None:
     assert len(keys) == 2
     assert ask(b"a", 2.0) == "would-hit"
     assert ask(b"b", 2.0) == "would-miss"
-
-
-@pytest.mark.parametrize(("seconds", "outputs", "price"), [(2.0, 0, 1.0), (0.0, 3, 0.3), (2.0, 1, 1.1)])
-def test_price_has_a_part_for_time_and_one_for_files(seconds: float, outputs: int, price: float) -> None:
-    assert cost(Policy(price_per_second=0.5, price_per_output=0.1), seconds, outputs) == pytest.approx(price)

@@ -192,6 +192,19 @@ async def test_file_that_is_not_to_be_kept_is_spooled_without_a_look_at_the_stor
     assert intake.egress.asked == [ONE]
 
 
+async def test_files_that_push_each_other_out_of_the_spool_keep_the_upstreams_url() -> None:
+    """They kept addresses here that led nowhere from the start."""
+    intake = Intake(spool_bytes=2500)
+    urls = [f"{ONE}?{number}" for number in range(3)]
+    for number, url in enumerate(urls):
+        intake.egress.serve(url, bytes([number + 1]) * 1000)
+    ingested = await intake.take(urls, keep=False)
+    assert len(ingested.files) == 2
+    assert all(intake.spool.get(file.blob.digest) is not None for file in ingested.files)
+    assert len(ingested.left) == 1
+    assert (intake.spooled, intake.left) == (2, 1)
+
+
 async def test_file_larger_than_the_spool_is_left_without_reading_all_of_it() -> None:
     intake = Intake(spool_bytes=5000)
     intake.egress.serve(ONE, Served(b"x" * 50_000, chunk_bytes=1000))

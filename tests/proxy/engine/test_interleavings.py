@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import HotplateError, UpstreamRefused, UpstreamTimeout
+from proxy.core.money import REQUESTS, Kind, Line, add_lines, earned, sum_of, total_saved
 from proxy.core.outputs import decode_data_url
 from proxy.core.predictions import TERMINAL, Prediction
 from proxy.engine.predictor import Hit
@@ -64,11 +65,18 @@ class Made:
 
 @dataclass
 class Story:
-    """The engine and everything that has been asked of it so far."""
+    """The engine and everything that has been asked of it so far.
+
+    Attributes:
+        counted: the ledger of the former processes.
+        may_lack: whether the ledger may lack a run that was lost on its way.
+    """
 
     output_urls: Literal["url", "data"]
     made: list[Made] = field(default_factory=list)
     runs: int = 0
+    counted: dict[Kind, Line] = field(default_factory=dict)
+    may_lack: bool = False
 
     def __post_init__(self) -> None:
         self.engine = Engine(base_url=BASE, output_urls=self.output_urls)
@@ -114,6 +122,7 @@ class Story:
                 upstream.breakdown = UpstreamTimeout("late") if how == "late" else None
             case "store", how:
                 failure = StorageUnavailable("away") if how == "away" else None
+                self.may_lack |= failure is not None
                 engine.blobs.failure = engine.actions.failure = engine.ledger.failure = failure
             case "verdict", is_accepted:
                 upstream.verdict = Verdict(is_accepted=is_accepted)
@@ -126,13 +135,19 @@ class Story:
 
     async def _restart(self) -> None:
         assert self.engine.upstream.gate is not None
+        self.may_lack |= len(self.engine.coalescer) > 0  # nobody here takes up what is on its way
         await self.engine.coalescer.drain(0)
         self.engine.upstream.gate.set()
         await asyncio.gather(*(one.task for one in self.made), return_exceptions=True)
         await self.engine.coalescer.drain(5)
         await self._look()
+        self._count()
         self.engine = await self.engine.restarted()
         self._prepare()
+
+    def _count(self) -> None:
+        for lines in self.engine.books.since_start().values():
+            add_lines(self.counted, lines)
 
     def _pick(self, number: int) -> Made | None:
         return self.made[number % len(self.made)] if self.made else None
@@ -199,6 +214,13 @@ class Story:
         for one in self.made:
             found = await self._find(one.prediction_id, one.token) if one.prediction_id else None
             assert found is None or found.status in TERMINAL
+        self._count()
+        if not self.may_lack:
+            requests = sum_of(self.counted, REQUESTS)
+            assert len(ids) <= requests.number <= len(self.made)
+            total = total_saved(self.counted)
+            assert 0 <= earned(self.counted).number <= total.number
+            assert 0 <= earned(self.counted).seconds <= total.seconds
         await self.engine.journal.drain()
 
 

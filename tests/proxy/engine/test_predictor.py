@@ -18,6 +18,7 @@ from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import UPSTREAM_WAIT_MAX_S
+from proxy.engine.spool import SPOOL_TTL_S
 from proxy.upstreams.base import Job, ModelDescription, ModelTarget, UpstreamKind, Verdict
 from storage.digest import RecordId, hash_bytes
 from storage.errors import StorageUnavailable
@@ -618,6 +619,16 @@ async def test_result_is_served_from_the_spool_when_the_store_is_away() -> None:
     assert (engine.spooled, engine.left) == (1, 0)
     engine.blobs.failure = engine.actions.failure = None
     assert isinstance(await engine.create(), Running)
+
+
+async def test_prediction_whose_spooled_file_is_gone_is_shown_with_its_data_removed() -> None:
+    """It went on with ``succeeded`` and an address that led nowhere."""
+    engine = Engine()
+    entry = await engine.run(cache_control="no-store")
+    assert (await shown(engine, entry)).output[0].startswith(BASE)
+    engine.clock.advance(SPOOL_TTL_S + 1)
+    one = await shown(engine, entry)
+    assert (one.status, one.output, one.is_data_removed) == ("succeeded", None, True)
 
 
 async def test_spooled_result_is_shown_as_data_where_clients_need_that() -> None:

@@ -533,7 +533,9 @@ async def test_events_are_asked_for_as_the_dialect_and_the_schema_want_it(dialec
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"desk": NewsDesk(ADMIN), "tells_progress": False}, {"desk": NewsDesk(None)}], ids=str
+    "how",
+    [{}, {"desk": NewsDesk(ADMIN), "tells_progress": False}, {"desk": NewsDesk(None)}],
+    ids=["no desk", "switched off", "no address"],
 )
 async def test_nothing_is_asked_for_without_a_desk_or_where_it_is_switched_off(how: dict[str, Any]) -> None:
     server = FakeCog()

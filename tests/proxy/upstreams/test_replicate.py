@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -749,6 +750,30 @@ class TestCancelling:
         with pytest.raises(asyncio.CancelledError):
             await task
         await upstream.aclose()
+
+    @pytest.mark.parametrize(
+        ("answer", "told"),
+        [
+            (prediction("canceled", metrics={"predict_time": 0.75}), [("canceled", 0.75)]),
+            (prediction("succeeded", metrics={"predict_time": 1.5}), [("succeeded", 1.5)]),
+            (prediction("processing"), []),
+            (httpx.Response(500), []),
+            (httpx.ReadError("reset"), []),
+        ],
+    )
+    async def test_end_of_a_cancelled_run_is_told_where_the_api_tells_it(
+        self, answer: object, told: list[tuple[str, float]]
+    ) -> None:
+        script = Script(prediction("processing"), cancel=answer)
+        ends: list[Outcome] = []
+        begun = asyncio.Event()
+        job = replace(make_job(), tell_end=ends.append)
+        task = asyncio.create_task(scripted(script).run(job, lambda _: begun.set()))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert [(end.status, end.metrics["predict_time"]) for end in ends] == told
 
     async def test_run_that_had_ended_is_left_alone(self) -> None:
         script = Script(create=prediction("succeeded", data_removed=True))
