@@ -123,17 +123,19 @@ class ResultStore:
 
         async def change() -> None:
             nonlocal removed
-            self._begin_changes(keys)
+            for key in keys:
+                self._begin_change(key)
             try:
                 removed = await self._actions.remove_all(keys)
             finally:
-                self._begin_changes(keys)
+                for key in keys:
+                    self._end_change(key, self._changes)
 
         if keys:
             await self._to_the_end(change())
         return removed
 
-    def forget(self, is_meant: Callable[[ResultRecord], bool]) -> None:
+    def forget_where(self, is_meant: Callable[[ResultRecord], bool]) -> None:
         """Let go of records in memory alone: somebody else has removed them, or is about to."""
         self._changes += 1
         self._recent.discard_where(lambda entry: is_meant(entry[0]))
@@ -166,10 +168,6 @@ class ResultStore:
         self._changes += 1
         self._recent.discard(key)
         return self._changes
-
-    def _begin_changes(self, keys: Sequence[PredictionKey]) -> None:
-        for key in keys:
-            self._begin_change(key)
 
     def _end_change(self, key: PredictionKey, changes: int) -> bool:
         """Forget ``key`` once more; whether no other change began or ended meanwhile."""

@@ -150,4 +150,4 @@ class Purging:
 def forget_purged(results: ResultStore, payload: JsonObject) -> None:
     """Let go of what memory holds of purged results: all that a process has to do which only reads the store."""
     purge = purge_from_json(payload)
-    results.forget(lambda record: purge.names(subject_of(record)))
+    results.forget_where(lambda record: purge.names(subject_of(record)))

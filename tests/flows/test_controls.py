@@ -247,7 +247,7 @@ def test_observe_passes_everything_on_and_says_what_would_have_been(api: FakeMod
         assert told["would_save"]["seconds"] > 0
         kinds = asked(proxy, "stats")["all"]["kinds"]
         assert kinds["would_hit"]["seconds"] == pytest.approx(told["would_save"]["seconds"])
-        assert kinds["relayed"]["number"] == 4
+        assert kinds["relayed"]["count"] == 4
         hotplate(proxy, "bypass", "on")
         bypassed = pair.post(PIXEL, given)
         assert bypassed.headers["cache-status"].endswith("detail=off")
