@@ -30,6 +30,7 @@ from proxy.engine.notices import Notices
 from proxy.engine.observer import Observer
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
@@ -240,12 +241,9 @@ def build_services(
             storage=storage,
             coalescer=coalescer,
             gatekeeper=gatekeeper,
-            mint=mint,
-            recent=recent,
-            journal=journal,
-            remains=remains,
             now=time.time,
         ),
+        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,

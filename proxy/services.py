@@ -20,6 +20,7 @@ from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
 from proxy.engine.observer import Observer
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
@@ -62,6 +63,7 @@ class Services:
     reload: Reload
     purging: Purging
     explainer: Explainer
+    past: Past
     observer: Observer
     views: Views
     gatekeeper: Gatekeeper

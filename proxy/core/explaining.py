@@ -17,6 +17,9 @@ from storage.records import JsonObject, JsonPath, JsonValue
 
 HIDDEN_VALUE = "(hidden)"
 
+SCOPE_DIGITS = 16
+"""Of a scope, which is a keyed hash, as much is shown as tells scopes apart."""
+
 SHOWN_OF_DATA = 48
 """Characters that are shown of a ``data:`` URL."""
 

@@ -30,8 +30,11 @@ SAVED: frozenset[Verdict] = frozenset({"would-hit", "would-hit-doubtful", "would
 
 MAX_KEYS = 100_000
 
+SILENT_S = 60.0
+"""A run of which nothing was heard for so long may have ended: nobody is taken to share it. Clients poll more often."""
+
 MAX_RUN_S = 3600.0
-"""A run whose end nobody asked for is not waited for any longer."""
+"""A run whose end was not heard of by then is forgotten."""
 
 
 MAX_PENDING = 32
@@ -43,14 +46,20 @@ class SeenRun:
     """A run whose result may be stored; epoch seconds.
 
     Attributes:
+        heard_at: when it was last seen under way.
         replaces: what its result takes the place of.
         is_refresh: it was demanded although there may be a result, so nobody shares it.
     """
 
     began_at: float
     ended_at: float | None = None
+    heard_at: float = 0.0
     replaces: SeenRun | None = None
     is_refresh: bool = False
+
+    def is_under_way(self, now: float) -> bool:
+        """Whether it can be taken to go on."""
+        return self.ended_at is None and now - max(self.began_at, self.heard_at) < SILENT_S
 
 
 class SeenKeys:
@@ -91,7 +100,7 @@ class SeenKeys:
             return ("would-miss" if not stored else hit), None
         if not plan.may_look_up:
             return "would-miss", self._begin(runs, SeenRun(now, is_refresh=True), plan.pool, ())
-        running = [run for run in runs if run.ended_at is None and not run.is_refresh]
+        running = [run for run in runs if not run.is_refresh and run.is_under_way(now)]
         if len(stored) + len(running) < plan.pool:
             return "would-miss", self._begin(runs, SeenRun(now), plan.pool, (*stored, *running))
         if not stored:

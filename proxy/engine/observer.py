@@ -261,10 +261,14 @@ class Observer:
             prediction = await _read(body)
         except ValueError:
             return
-        if prediction["id"] == upstream_id and is_terminal(prediction):
-            seen = self._awaited.pop(upstream_id, None)
-            if seen is not None:
-                self._end(seen, prediction)
+        seen = self._awaited.get(upstream_id)
+        if seen is None or prediction["id"] != upstream_id:
+            return
+        if is_terminal(prediction):
+            del self._awaited[upstream_id]
+            self._end(seen, prediction)
+        elif seen.run is not None:
+            seen.run.heard_at = self._now()
 
     def _end(self, seen: Observation, prediction: JsonObject) -> None:
         try:

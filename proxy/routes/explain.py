@@ -42,7 +42,7 @@ class Explain:
 
     async def prediction(self, exchange: Exchange) -> None:
         """``GET /_hotplate/explain/{id}``."""
-        await exchange.respond_json(200, await self._services.explainer.explain_id(exchange.params["id"]))
+        await exchange.respond_json(200, await self._services.past.explain(exchange.params["id"]))
 
     async def _document(self, exchange: Exchange) -> JsonValue:
         return parse_json(await exchange.body(2 * self._services.settings.limits.max_body_bytes))

@@ -37,6 +37,7 @@ from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.preparation import Preparation
@@ -237,12 +238,9 @@ class Engine:
             storage=self.storage,
             coalescer=self.coalescer,
             gatekeeper=self.gatekeeper,
-            mint=mint,
-            recent=self.recent,
-            journal=self.journal,
-            remains=self.remains,
             now=self.clock,
         )
+        self.past = Past(self.desk, self.storage.results, mint, self.recent, self.journal, self.remains, self.clock)
         self.resumption = Resumption(
             self.ongoing,
             self.flights,

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.core.cache_control import NO_DIRECTIVES, parse_cache_control
-from proxy.core.observing import MAX_PENDING, MAX_RUN_S, SeenKeys, SeenRun, Verdict
+from proxy.core.observing import MAX_PENDING, MAX_RUN_S, SILENT_S, SeenKeys, SeenRun, Verdict
 from proxy.core.policy import Cached, Policy
 from storage.digest import PredictionKey
 
@@ -54,9 +54,20 @@ def test_run_that_gave_nothing_is_as_if_it_had_not_been() -> None:
 
 def test_run_whose_end_nobody_asks_for_is_not_shared_for_ever() -> None:
     story = Story()
-    story.made(0.0)
-    assert story.ask(MAX_RUN_S - 1)[0] == "would-share"
-    story.made(MAX_RUN_S + 1)
+    run = story.made(0.0)
+    assert story.ask(SILENT_S - 1)[0] == "would-share"
+    run.heard_at = SILENT_S
+    assert story.ask(2 * SILENT_S - 1)[0] == "would-share", "somebody has seen it under way"
+    story.made(2 * SILENT_S + 1)
+    story.end(run, 2 * SILENT_S + 2)
+    assert story.ask(2 * SILENT_S + 3)[0] == "would-hit", "it had only not been asked for"
+
+
+def test_run_whose_end_is_never_seen_is_forgotten() -> None:
+    story = Story()
+    for number in range(5):
+        story.made(number * MAX_RUN_S)
+    assert len(story.keys._seen[KEY]) == 1
 
 
 def test_demand_for_a_new_run_replaces_what_is_there() -> None:

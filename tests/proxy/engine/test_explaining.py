@@ -58,6 +58,13 @@ async def test_pool_is_explained_place_by_place() -> None:
     assert (await engine.explainer.explain(engine.request()))["would"] == "hit"
 
 
+async def test_wishes_of_the_request_are_shown_as_they_are_understood() -> None:
+    engine = Engine()
+    told = await engine.explainer.explain(engine.request(cache_control="max-age=0, max-stale"))
+    assert told["controls"] == {"max_age_s": 0.0, "max_stale_s": "any"}
+    assert (await engine.explainer.explain(engine.request()))["controls"] == {}
+
+
 async def test_kill_switch_is_named() -> None:
     engine = Engine()
     engine.desk.is_bypassed = True
@@ -74,7 +81,7 @@ async def test_secrets_and_tokens_are_not_shown() -> None:
     told = await engine.explainer.explain(engine.request({"prompt": "x", "api_key": "sk-very-secret"}))
     other = engine.request({"prompt": "x", "api_key": "sk-another-secret"})
     difference = await engine.explainer.compare(made_request := engine.request({"api_key": "sk-very-secret"}), other)
-    for document in (told, difference, await engine.explainer.explain_id(made.id)):
+    for document in (told, difference, await engine.past.explain(made.id)):
         text = repr(document)
         assert "secret" not in text
         assert TOKEN not in text
@@ -114,16 +121,16 @@ async def test_past_predictions_say_how_they_were_answered_now_and_after_a_resta
     assert isinstance(led, Running)
     assert isinstance(shared, Running)
     assert isinstance(own, Running)
-    assert (await engine.explainer.explain_id(led.id))["status"] == "on its way"
+    assert (await engine.past.explain(led.id))["status"] == "on its way"
     engine.clock.advance(1)
     engine.upstream.gate.set()
     await asyncio.gather(*(one.flight.finished(10) for one in (led, shared, own)))
     engine.clock.advance(50)
     hit = await engine.create()
     assert isinstance(hit, Hit)
-    assert (await engine.explainer.explain_id(own.id))["answered"] == "bypass: request"
+    assert (await engine.past.explain(own.id))["answered"] == "bypass: request"
     for process in (engine, await engine.restarted()):
-        told = {one.id: await process.explainer.explain_id(one.id) for one in (led, shared, hit)}
+        told = {one.id: await process.past.explain(one.id) for one in (led, shared, hit)}
         assert told[led.id]["answered"].startswith("miss")
         assert told[led.id]["tags"] == ["t"]
         assert told[shared.id]["answered"].startswith("shared")
@@ -132,7 +139,7 @@ async def test_past_predictions_say_how_they_were_answered_now_and_after_a_resta
         assert told[hit.id]["key"] == led.flight.key.hex()  # type: ignore[union-attr]
     engine.clock.advance(1)
     await engine.purging.purge("all", [])
-    assert "removed or replaced" in (await engine.explainer.explain_id(hit.id))["answered"]
+    assert "removed or replaced" in (await engine.past.explain(hit.id))["answered"]
 
 
 async def test_failed_run_and_foreign_ids_are_told_apart() -> None:
@@ -140,11 +147,11 @@ async def test_failed_run_and_foreign_ids_are_told_apart() -> None:
     engine.upstream.status = "failed"
     failed = await engine.run()
     again = await engine.restarted()
-    told = await again.explainer.explain_id(failed.id)
+    told = await again.past.explain(failed.id)
     assert (told["status"], told["answered"]) == ("failed", "its run has given no result")
     for foreign in ("a" * 26, "short"):
         with pytest.raises(NotFound):
-            await again.explainer.explain_id(foreign)
+            await again.past.explain(foreign)
 
 
 async def test_forbidden_wish_is_refused_as_the_create_would_be() -> None:

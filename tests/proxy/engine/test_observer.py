@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.core.errors import NotCached
-from proxy.core.observing import Doubt, Verdict
+from proxy.core.observing import SILENT_S, Doubt, Verdict
 from proxy.core.policy import Cached, Policy
 from proxy.core.predictions import Status
 from proxy.engine.observer import Observer
@@ -93,6 +93,8 @@ async def test_end_is_learned_when_a_later_look_passes_by() -> None:
         heard(200, stand.prediction("succeeded", seconds, upstream_id="somebody else's"))
         await stand.observer.drain()
         assert stand.observer.listener(upstream_id) is not None
+        stand.engine.clock.advance(SILENT_S - 1)
+        heard(200, stand.prediction("processing", upstream_id=upstream_id))
         heard(200, stand.prediction("succeeded", seconds, upstream_id=upstream_id))
         heard(200, stand.prediction("succeeded", seconds, upstream_id=upstream_id))
         await stand.observer.drain()
