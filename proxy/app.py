@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from proxy.building import TEMPLATES_SHARE, build_services, build_upstream
 from proxy.core.addresses import OUTPUTS_PREFIX
 from proxy.core.errors import NotFound
+from proxy.core.hooks import HOOKS_PATH
 from proxy.data_dir import load_secret, make_data_dir
 from proxy.engine.courier import GRACE_S
 from proxy.logs import RequestLog
@@ -23,9 +24,10 @@ from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
 from proxy.routes.controls import Controls
 from proxy.routes.directory import Directory
-from proxy.routes.exchange import Endpoint, Exchange
+from proxy.routes.exchange import Endpoint, Exchange, Room
 from proxy.routes.explain import Explain
 from proxy.routes.files import Files
+from proxy.routes.hooks import HookPosts
 from proxy.routes.listing import PredictionList
 from proxy.routes.models import Models, page
 from proxy.routes.operations import Operations
@@ -41,6 +43,7 @@ from proxy.upstreams.base import Upstream
 from proxy.upstreams.catalog import Catalog, Entry
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.environments import sweep_environments
+from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.news_desk import POSTS_PATH, NewsDesk
 from proxy.upstreams.run_folder import Scratch, sweep
 from storage.opening import open_storage
@@ -77,11 +80,14 @@ async def build_application(
         Scratch(left_behind).sweep()
     sweep_environments(settings.data_dir / "envs")
     upstreams: list[Upstream] = []
-    egress, desk = Egress(), NewsDesk(admin_url)
+    egress, desk, hook_desk = Egress(), NewsDesk(admin_url), HookDesk(base_url, secrets)
     try:
-        entries = [Entry(build_upstream(one, settings, storage, egress, desk), one.models) for one in settings.upstream]
+        entries = [
+            Entry(build_upstream(one, settings, storage, egress, desk, hook_desk), one.models)
+            for one in settings.upstream
+        ]
         upstreams = [entry.upstream for entry in entries]
-        services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk)
+        services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk, hook_desk)
         await services.kill_switch.resume()
         await services.purging.resume()
         if settings.webhooks.enabled:
@@ -157,6 +163,7 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route(model + "/versions", Endpoint({"GET": models.versions}, onward)),
         Route(model + "/versions/{version}", Endpoint({"GET": models.version}, onward)),
         Route("/webhooks/default/secret", Endpoint({"GET": webhooks.secret}, onward)),
+        Route(HOOKS_PATH + "{token}", Endpoint({"POST": HookPosts(services.hook_desk).post}, _nowhere)),
         Route(model + "/examples", Endpoint({"GET": models.examples}, onward)),
         Route("/models", Endpoint({"GET": directory.models, "QUERY": directory.search_models}, onward)),
         Route("/search", Endpoint({"GET": directory.search}, onward)),
@@ -168,9 +175,8 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
         Route("/account", Endpoint({"GET": models.account}, onward)),
     ]
     router = Router(routes, redirect_slashes=False, default=Endpoint({}, onward))
-    return AccessLog(
-        Guard(router, only_names=_own_names(services), has_profile=services.policies.has_profile), services.metrics, log
-    )
+    guard = Guard(router, only_names=_own_names(services), has_profile=services.policies.has_profile)
+    return AccessLog(guard, services.metrics, log, Room(services.settings.limits.max_arriving_bytes))
 
 
 def _own_names(services: Services) -> frozenset[str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.ids import IdMint
@@ -14,6 +15,7 @@ from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -57,12 +59,14 @@ from proxy.settings import (
     Settings,
     SettingsError,
     UpstreamSettings,
+    is_loopback,
 )
-from proxy.upstreams.addresses import parse_origin
+from proxy.upstreams.addresses import is_literal, is_public, parse_origin
 from proxy.upstreams.base import Outcome, Upstream
 from proxy.upstreams.catalog import Catalog
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.news_desk import NewsDesk
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
@@ -86,14 +90,21 @@ def build_services(
     catalog: Catalog,
     egress: Egress,
     desk: NewsDesk,
+    hook_desk: HookDesk,
 ) -> Services:
     """Everything that handlers use, in front of the upstreams of ``catalog``."""
     metrics = Metrics(tuple(upstream.name for upstream in catalog.upstreams))
     metrics.export("hotplate_storage_", storage.counters.snapshot)
+    metrics.export("hotplate_upstream_webhooks_", hook_desk.counters)
     spool = Spool(settings.cache.spool_bytes, time.time)
     addresses, stream_book = AddressBook(secrets), StreamBook(secrets)
     coalescer = Coalescer()
     metrics.flights.set_function(lambda: float(len(coalescer)))
+    limits = settings.limits
+    budgets = RunBudgets(
+        max_runs=limits.max_runs_per_caller, per_minute=limits.new_runs_per_minute_per_caller, now=time.monotonic
+    )
+    waiting = WaitingRoom(max_waiters=limits.max_waiters, max_each=limits.max_waiters_per_run)
     policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
     rows = RowWriter(storage.ledger)
     books = Books(
@@ -163,7 +174,7 @@ def build_services(
         blobs=storage.blobs,
         ingestor=ingestor,
         renderer=renderer,
-        max_listeners=settings.limits.max_waiters,
+        max_listeners=limits.max_waiters,
     )
     runs = Runs(
         results=storage.results,
@@ -202,6 +213,8 @@ def build_services(
         views=views,
         runs=runs,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
@@ -250,6 +263,8 @@ def build_services(
         storage=storage,
         spool=spool,
         coalescer=coalescer,
+        budgets=budgets,
+        waiting=waiting,
         books=books,
         journal=journal,
         history=history,
@@ -264,6 +279,7 @@ def build_services(
         notices=notices,
         metrics=metrics,
         desk=desk,
+        hook_desk=hook_desk,
         now=time.time,
     )
 
@@ -283,7 +299,7 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
 
 
 def build_upstream(
-    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk
+    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk, hook_desk: HookDesk
 ) -> Upstream:
     """One model service.
 
@@ -301,6 +317,7 @@ def build_upstream(
             ),
             notes=storage.notes,
             egress=egress,
+            desk=hook_desk if _is_told(one, settings) else None,
         )
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(
@@ -324,6 +341,15 @@ def build_upstream(
         memory=storage.notes,
         desk=desk,
     )
+
+
+def _is_told(one: ReplicateUpstreamSettings, settings: Settings) -> bool:
+    """Whether an API is asked to tell us how runs go: it must be able to reach the public listener."""
+    if one.webhooks != "auto":
+        return one.webhooks == "on"
+    base = urlsplit(settings.public.base_url or "")
+    host = base.hostname or "localhost"
+    return base.scheme == "https" and not is_loopback(host) and (is_public(host) or not is_literal(host))
 
 
 def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:

@@ -5,7 +5,11 @@ request only after its head is whole. Here:
 
 - bytes are counted before the parser sees them, from the last point at which it held nothing of the client's: a
   head, a trailer or a run of chunk framing of more than ``max_head_bytes`` is answered 431;
-- a head has ``head_timeout_s`` from its first byte; a body must keep moving while we read it; 408 otherwise;
+- a head has ``head_timeout_s`` from its first byte; a body must keep moving while we read it, and has
+  ``body_timeout_s`` and a second more for every ``BODY_BYTES_PER_S``; 408 otherwise;
+- a client that does not take its answer loses the connection: every ``send_timeout_s`` it must take
+  ``MIN_TAKEN_BYTES`` of what waits for it, or all. uvicorn would wait for ever, also to close;
+- one connection more than ``max_connections`` is answered 503 and closed, whatever it would have asked;
 - what the parser refuses is answered 400; every answer made here is the API's problem object and ends the connection;
 - an answer never enters another's: it waits for the responses to the requests received before it;
 - ``Upgrade`` is ignored, as RFC 9110 section 7.8 allows, and the connection goes on with HTTP/1.1;
@@ -26,6 +30,8 @@ import httptools
 import orjson
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from proxy.system import look
+
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
     from uvicorn.config import Config
@@ -44,8 +50,19 @@ MAX_PIPELINED = 100
 HEAD_TIMEOUT_S = 15.0
 """Apache's ``RequestReadTimeout`` starts at 20 s, nginx's ``client_header_timeout`` is 60 s."""
 
-BODY_TICK_S = 30.0
-"""A whole tick without a byte ends the request, so a pause of 30 s is always allowed and one of 60 s never."""
+BODY_TIMEOUT_S = 60.0
+"""For a body, and for each pause in it at most: looked at every half of it, so that a pause of 30 s is always allowed
+and one of 60 s never."""
+
+BODY_BYTES_PER_S = 16 * 1024
+"""Every so many bytes of a body give it a second more: an upload of 100 MB may take a slow line, and a drip of bytes
+ends soon. Apache's ``RequestReadTimeout`` has 500."""
+
+SEND_TIMEOUT_S = 30.0
+MIN_TAKEN_BYTES = 64 * 1024
+"""As much as the transport holds before it tells us to stop: some 2 kB/s, below what any phone has."""
+
+MAX_CONNECTIONS = 10_000
 
 LINGER_S = 2.0
 """How long an ended connection may still send: a close with unread bytes is a reset, and the client may lose our answer
@@ -72,8 +89,17 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     max_header_lines = MAX_HEADER_LINES
     max_pipelined = MAX_PIPELINED
     head_timeout_s = HEAD_TIMEOUT_S
-    body_tick_s = BODY_TICK_S
+    body_timeout_s = BODY_TIMEOUT_S
+    body_bytes_per_s = BODY_BYTES_PER_S
+    send_timeout_s = SEND_TIMEOUT_S
+    max_connections = MAX_CONNECTIONS
     linger_s = LINGER_S
+
+    @classmethod
+    def within(cls, **limits: float) -> type[BoundedHttpProtocol]:
+        """The same protocol with other limits, by the names of the attributes above."""
+        assert all(hasattr(cls, name) for name in limits)
+        return type(cls.__name__, (cls,), limits)
 
     def __init__(
         self,
@@ -90,6 +116,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_upgrading = False
         self._is_moving = False
         """Body bytes came, or could not come, since the last tick."""
+        self._body_bytes = 0
+        """What has come of the body that is being read."""
+        self._body_began_at = 0.0
+        """When it was first waited for; later by the time in which it could not come."""
+        self._send_timer: TimerHandle | None = None
+        self._last_look = (0, 0)
+        self._was_drained = False
+        """It took nearly all of it since."""
         self._running: RequestResponseCycle | None = None
         """The request the app was last given; ``cycle`` is the one last read, which may be queued behind it."""
         self._is_ended = False
@@ -101,11 +135,16 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self.max_connections:
+            self._turn_away()
+            return
         # A client that never says anything is held to the same deadline; uvicorn has none before the first response.
         self._timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timer()
+        if self._send_timer is not None:
+            self._send_timer.cancel()
         self._unset_keepalive_if_required()
         self._disconnect_running()  # uvicorn tells only the request read last
         super().connection_lost(exc)
@@ -123,6 +162,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._feed_in_pieces(memoryview(data))
         if self._phase or self._held_bytes:
             self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_sending()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._was_drained = True
 
     # What the parser reports.
 
@@ -146,12 +193,13 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # the request has its own; what comes now are trailers
         self._phase = _BODY
-        self._held_bytes = 0
+        self._held_bytes = self._body_bytes = 0
         if self._timer is not None:
             self._cancel_timer()
 
     def on_body(self, body: bytes) -> None:
         self._held_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -167,8 +215,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.transport.is_closing():
+            self._watch_sending()  # it closes once all is sent, however long that takes
         if self._is_ended and self._lingering_bytes is None and not self._is_answering():
             self._finish()
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self._watch_sending()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -227,7 +281,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._is_moving = True
         if self._timer is None:
             if self._phase == _BODY:
-                self._timer = self.loop.call_later(self.body_tick_s, self._body_tick)
+                self._body_began_at = self.loop.time()
+                self._timer = self.loop.call_later(self.body_timeout_s / 2, self._body_tick)
             else:
                 self._timer = self.loop.call_later(self.head_timeout_s, self._head_is_late)
 
@@ -242,36 +297,71 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _body_tick(self) -> None:
         self._timer = None
+        tick_s = self.body_timeout_s / 2
         may_not_send = self.flow.read_paused or self.cycle.waiting_for_100_continue
-        if self._is_moving or may_not_send:
-            self._watch()
+        if may_not_send:
+            self._body_began_at += tick_s
+        took_s = self.loop.time() - self._body_began_at
+        if took_s > self.body_timeout_s + self._body_bytes / self.body_bytes_per_s:
+            self._end(408, "Request timeout", "The request's body came too slowly.")
+        elif self._is_moving or may_not_send:
+            self._timer = self.loop.call_later(tick_s, self._body_tick)
             # One that may not send now has a whole tick after the one in which it may.
             self._is_moving = may_not_send
         else:
-            self._end(408, "Request timeout", f"The request's body stopped for more than {self.body_tick_s:g} s.")
+            self._end(408, "Request timeout", f"The request's body stopped for more than {tick_s:g} s.")
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
+    def _watch_sending(self) -> None:
+        """See to it that bytes which wait for the client are looked after."""
+        if self._send_timer is None and self.transport.get_write_buffer_size():
+            self._was_drained = False
+            self._last_look = look(self.transport)
+            self._send_timer = self.loop.call_later(self.send_timeout_s, self._send_tick)
+
+    def _send_tick(self) -> None:
+        self._send_timer = None
+        taken_before, left_before = self._last_look
+        if not self._was_drained and look(self.transport)[0] - taken_before < min(MIN_TAKEN_BYTES, left_before):
+            self.transport.abort()
+        elif self.flow.write_paused or self.transport.is_closing():
+            self._watch_sending()
+
     # Ending.
+
+    def _turn_away(self) -> None:
+        """Close a connection that is one too many. There is no room to let it linger: it may not read the answer."""
+        self._is_ended = True
+        self.transport.write(
+            self._problem(503, "Service overloaded", "Too many connections are open.", retry_after_s=1)
+        )
+        self.transport.close()
+        self._watch_sending()
 
     def _is_answering(self) -> bool:
         return self._running is not None and not self._running.response_complete
 
     def _end(self, status: int, title: str, detail: str) -> None:
         """End the connection with an answer to the request that is being read."""
+        self._end_with(self._problem(status, title, detail))
+
+    def _problem(self, status: int, title: str, detail: str, *, retry_after_s: int | None = None) -> bytes:
+        """A whole answer, after which the connection ends."""
         body = orjson.dumps({"title": title, "detail": detail, "status": status})
         lines = [STATUS_LINE[status]]
         for name, value in self.server_state.default_headers:
             lines += [name, b": ", value, b"\r\n"]
         lines += [
             b"content-type: application/problem+json\r\ncontent-length: %d\r\n" % len(body),
+            b"retry-after: %d\r\n" % retry_after_s if retry_after_s is not None else b"",
             b"cache-control: no-store\r\nconnection: close\r\n\r\n",
-            body,
+            b"" if self._phase != _WAITING and self.parser.get_method() == b"HEAD" else body,
         ]
-        self._end_with(b"".join(lines))
+        return b"".join(lines)
 
     def _end_with(self, answer: bytes) -> None:
         """Read no more requests; send ``answer`` when the responses before it are complete; then close."""

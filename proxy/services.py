@@ -10,6 +10,7 @@ from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
 from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -36,6 +37,7 @@ from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.upstreams.base import Credential, Upstream
 from proxy.upstreams.catalog import Catalog
+from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.news_desk import NewsDesk
 from storage.digest import Scope
 from storage.opening import Storage
@@ -49,6 +51,7 @@ class Services:
         base_url: the public address of this proxy, without ``/v1``.
         catalog: which upstream serves which model.
         desk: where model servers tell how runs go.
+        hook_desk: where APIs tell it.
         webhook_access: the origins that webhooks may go to although they are private or plain http.
     """
 
@@ -71,6 +74,8 @@ class Services:
     storage: Storage
     spool: Spool
     coalescer: Coalescer
+    budgets: RunBudgets
+    waiting: WaitingRoom
     books: Books
     journal: Journal
     history: History
@@ -85,6 +90,7 @@ class Services:
     notices: Notices
     metrics: Metrics
     desk: NewsDesk
+    hook_desk: HookDesk
     now: Callable[[], float]
 
     def scopes(self, credential: Credential | None) -> list[tuple[Upstream, Scope]]:

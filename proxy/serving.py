@@ -26,7 +26,8 @@ from proxy.app import Application, build_application
 from proxy.data_dir import make_data_dir
 from proxy.logs import RequestLog
 from proxy.protocol import BoundedHttpProtocol
-from proxy.settings import Settings, SettingsError
+from proxy.settings import LimitSettings, Settings, SettingsError
+from proxy.system import affordable_connections
 
 KEEP_ALIVE_S = 75
 """Longer than the idle time of usual proxies and CDNs, so that they, not we, close idle connections."""
@@ -141,8 +142,8 @@ async def serve(
     )
     application = await build_application(settings, addresses.base_url, log, addresses.admin_url)
     context = tls.server_context(files) if files is not None else None
-    public = _server(application.public, context, settings.limits.drain_timeout_s)
-    admin = _server(application.admin, None, 0.0)
+    public = _server(application.public, context, settings.limits.drain_timeout_s, settings.limits)
+    admin = _server(application.admin, None, 0.0, settings.limits)
     stopping = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:
@@ -177,11 +178,16 @@ async def serve(
         _log.info("stopped")
 
 
-def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float) -> _Server:
+def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float, limits: LimitSettings) -> _Server:
     config = uvicorn.Config(
         app,
         loop="none",
-        http=BoundedHttpProtocol,
+        http=BoundedHttpProtocol.within(
+            max_connections=affordable_connections(limits.max_connections),
+            head_timeout_s=limits.head_timeout_s,
+            body_timeout_s=limits.body_timeout_s,
+            send_timeout_s=limits.send_timeout_s,
+        ),
         ws="none",
         lifespan="off",
         log_config=None,

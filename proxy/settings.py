@@ -189,10 +189,61 @@ class LimitSettings(_Section):
     """Bounds on what a client may make the proxy do."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
-    max_waiters: int = Field(default=10_000, ge=1, description="Most requests that may wait for runs at once.")
+    max_arriving_bytes: ByteSize = Field(
+        default=ByteSize(512 * 1024**2),
+        description="Most bytes of create requests on their way in, in all; beyond it large ones are answered 503 with "
+        "`Retry-After`.",
+    )
+    max_waiters: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most requests that may wait for runs at once. One more is answered `starting` without waiting; "
+        "no reader of a stream more is taken (503).",
+    )
+    max_waiters_per_run: int = Field(
+        default=2_000, ge=1, description="The same for the requests that wait for one and the same run."
+    )
+    max_runs_per_caller: int = Field(
+        default=0,
+        ge=0,
+        description="Most runs that one caller's requests may have on their way; beyond it a miss is answered 429 with "
+        "`Retry-After`, while hits and shared runs are not bounded. 0 = no bound. All callers of an upstream that is "
+        "open to everybody are one.",
+    )
+    new_runs_per_minute_per_caller: int = Field(
+        default=0, ge=0, description="Likewise, new runs in a minute; a minute's worth may come at once. 0 = no bound."
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="Most connections that a listener has open; one more is answered 503 and closed. Fewer where the "
+        "process may not open so many files.",
+    )
+    head_timeout_s: float = Field(
+        default=15.0, gt=0, le=3600, description="Seconds that a request's line and headers may take."
+    )
+    body_timeout_s: float = Field(
+        default=60.0,
+        gt=0,
+        le=3600,
+        description="Seconds that a request's body may take, and one more for every 16 KiB of it; half of it is the "
+        "longest pause that is always allowed.",
+    )
+    send_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        le=3600,
+        description="Seconds in which a client must take 64 KiB of an answer that waits for it, or what is left.",
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds for requests in flight to end after SIGTERM."
     )
+
+    @model_validator(mode="after")
+    def _has_room_for_one(self) -> LimitSettings:
+        if self.max_arriving_bytes < self.max_body_bytes:
+            raise ValueError("max_arriving_bytes must be at least max_body_bytes")
+        return self
 
 
 class MoneySettings(_Section):
@@ -276,6 +327,12 @@ class ReplicateUpstreamSettings(_UpstreamBase):
     kind: Literal["replicate"]
     base_url: HttpUrl = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
     deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
+    webhooks: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether the API is asked to tell by webhooks how runs go, so that Hotplate need not keep asking: "
+        "`auto` = where `public.base_url` is https at an address that can be public; `on` = always, under whatever "
+        "address this proxy has; `off` = never. Where they do not arrive, Hotplate asks as without.",
+    )
     output_hosts: tuple[str, ...] = Field(
         default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
     )
@@ -306,7 +363,9 @@ class CogUpstreamSettings(_UpstreamBase):
     urls: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
     slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a server.")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="Most runs that may wait for a server; with them wait at most 512 MiB of input."
+    )
     live_progress: bool = _TELLS_PROGRESS
     progress_url: HttpUrl | None = Field(
         default=None,
@@ -334,7 +393,9 @@ class LocalUpstreamSettings(_UpstreamBase):
     )
     boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
     deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(default=1000, ge=1, description="Most runs that may wait for a copy.")
+    queue_limit: int = Field(
+        default=1000, ge=1, description="Most runs that may wait for a copy; with them wait at most 512 MiB of input."
+    )
     live_progress: bool = _TELLS_PROGRESS
     revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
     simulated_download_s: float = Field(

@@ -48,6 +48,17 @@ def test_version_is_the_newest_in_the_changelog() -> None:
     assert next(one for one in versions if one != "Unreleased") == version
 
 
+def test_every_test_that_the_page_of_threats_names_is_there() -> None:
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "threats.md").read_text(encoding="utf-8"))
+    there = {
+        name
+        for file in (ROOT / "tests").glob("**/test_*.py")
+        for name in re.findall(r"^\s*(?:async )?def (test_\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert len(named) > 50
+    assert sorted(set(named) - there) == []
+
+
 @pytest.mark.parametrize(
     "page", sorted(path.relative_to(ROOT) for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 )

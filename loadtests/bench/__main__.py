@@ -3,6 +3,8 @@
 Both are one uvicorn worker with the same flags. Hotplate checks the credential, applies the key rules, counts and
 writes its log. Each round measures both, in random order; what is told is the ratio of a round, and of those the
 median and the range. One hot key: the working set is one record, in memory.
+
+A second part puts hundreds of long runs in flight and measures hits meanwhile, see ``inflight``.
 """
 
 from __future__ import annotations
@@ -29,11 +31,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from loadtests.bench.inflight import InFlight, quiet_ratio, run_in_flight
 from loadtests.bench.wrk import find_wrk, measure, write_script
 from tests.flows.harness import README_MODEL, ROOT, SMALL, local_config, running_proxy
 
 CONCURRENCIES = (1, 16, 64)
 CREATE = f"/v1/models/{README_MODEL}/predictions"
+IN_FLIGHT_RUNS, IN_FLIGHT_S = 512, 60.0
+IN_FLIGHT_MUST, IN_FLIGHT_GOAL = 3.0, 1.5
+"""Bounds of hits' p99 while the runs are in flight, as multiples of the idle one."""
+
 RESULTS = ROOT / "loadtests" / "baselines" / "bench.json"
 
 
@@ -106,23 +113,49 @@ def run(rounds: int, console: Console) -> list[Row]:
     return [Row(f"prediction hit ÷ bare app, c = {connections}", tuple(found)) for connections, found in ratios.items()]
 
 
+def rows_in_flight(found: InFlight) -> list[Row]:
+    """The rows of the second part."""
+    what = f"{found.runs} runs of {found.seconds:g} s"
+    return [
+        Row(f"hits' p99 ÷ idle p99, {what} in flight", tuple(pair.ratio for pair in found.steady)),
+        Row("the same, of the quieter quarter of slices", (quiet_ratio(found.steady),)),
+        Row("the same, while they begin and end", (quiet_ratio(found.turning),)),
+    ]
+
+
 def main() -> None:
     """Print the table and, if asked, write it down."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=("hits", "in-flight"), help="one part alone")
     parser.add_argument("--write", action="store_true", help=f"write {RESULTS.relative_to(ROOT)}")
     arguments = parser.parse_args()
     console = Console()
     if find_wrk() is None:
         console.print("bench: wrk is not installed (Debian: apt-get install wrk)")
         sys.exit(2)
-    rows = run(arguments.rounds, console)
+    rows: list[Row] = []
+    failures: list[str] = []
+    if arguments.only != "in-flight":
+        rows += run(arguments.rounds, console)
+    if arguments.only != "hits":
+        with console.status(f"{IN_FLIGHT_RUNS} runs in flight"):
+            found = run_in_flight(IN_FLIGHT_RUNS, IN_FLIGHT_S)
+        rows += rows_in_flight(found)
+        failures = found.failures
     table = Table(title=f"Ratios of throughput, {arguments.rounds} interleaved rounds, 1 worker, 1 hot key in memory")
     for column in ("what", "median", "lowest", "highest"):
         table.add_column(column, justify="left" if column == "what" else "right")
     for row in rows:
         table.add_row(row.name, f"{row.median:.2f}", f"{min(row.ratios):.2f}", f"{max(row.ratios):.2f}")
     console.print(table)
+    if arguments.only != "hits":
+        console.print(
+            f"In flight: {len(found.failures)} of {found.runs} runs failed; {found.looks} looks at the API. "
+            f"The p99 must stay below {IN_FLIGHT_MUST:g} times the idle one, the goal is {IN_FLIGHT_GOAL:g}."
+        )
+    for failure in failures[:5]:
+        console.print(f"  {failure}", markup=False)
     if arguments.write:
         document: dict[str, Any] = {
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
@@ -133,6 +166,8 @@ def main() -> None:
         }
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    if failures:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -43,14 +43,14 @@ def write_script(path: Path, body: bytes, token: str) -> None:
     )
 
 
-def measure(url: str, script: Path, connections: int) -> Measured:
-    """Post to ``url`` for ``SECONDS``.
+def measure(url: str, script: Path, connections: int, seconds: int = SECONDS) -> Measured:
+    """Post to ``url`` for ``seconds``.
 
     Raises:
         RuntimeError: an answer was no 2xx, or a connection failed: then the numbers would mean nothing.
     """
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-s", str(script), url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS + 30, check=True)
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True)
     found = re.search(r"RESULT (\S+) (\S+) (\S+) (\d+) (\d+)", done.stdout)
     if found is None:
         raise RuntimeError(f"wrk said nothing usable: {done.stdout}")

@@ -43,7 +43,8 @@ class Directives:
     @property
     def names_freshness(self) -> bool:
         """Whether the client has said itself how old an answer may be."""
-        return self.no_cache or self.max_age_s is not None or self.min_fresh_s is not None
+        named = (self.max_age_s, self.min_fresh_s, self.max_stale_s)
+        return self.no_cache or any(limit_s is not None for limit_s in named)
 
 
 NO_DIRECTIVES = Directives()

@@ -13,6 +13,7 @@
     │   └── FileTooLarge          413  an upload beyond the API's limit, in its own words
     ├── UnsupportedMedia          415  an encoded or non-JSON body
     ├── InputInvalid              422  the model's schema refuses the input
+    ├── TooManyRuns               429  a caller's own bound that the operator has set; ``retry_after_s``
     ├── Overloaded                503  a bounded queue is full; ``retry_after_s``
     ├── UpstreamUnavailable       502  the model service cannot be reached or answers nonsense
     ├── UpstreamTimeout           504  it did not answer in time
@@ -117,6 +118,10 @@ class InputInvalid(HotplateError):
     def body(self) -> JsonObject:
         complaints = [{"type": f.type, "field": f.field, "description": f.description} for f in self.fields]
         return {**HotplateError.body(self), "invalid_fields": complaints}
+
+
+class TooManyRuns(HotplateError):
+    status, code, title = 429, "too_many_runs", "Too many requests"
 
 
 class Overloaded(HotplateError):

@@ -89,7 +89,7 @@ class Policy:
         that the schema gives counts."""
         for name in self.seed_fields:
             seed = given.get(name)
-            if seed is not None and not (type(seed) is int and seed in self.random_seeds):
+            if seed is not None and not (type(seed) in (int, float) and seed in self.random_seeds):
                 return True
         return False
 

@@ -24,6 +24,7 @@ class Secrets:
     streams: bytes = field(repr=False)
     webhooks: bytes = field(repr=False)
     sealing: bytes = field(repr=False)
+    hooks: bytes = field(repr=False)
 
     @classmethod
     def derive(cls, master: bytes) -> Secrets:
@@ -45,6 +46,7 @@ class Secrets:
             streams=key("stream addresses"),
             webhooks=key("webhook signatures"),
             sealing=key("sealed rows"),
+            hooks=key("addresses for upstream webhooks"),
         )
 
 

@@ -287,7 +287,9 @@ class Books:
         loop = asyncio.get_running_loop()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._has_news.wait(), STOCK_S)
+                # Not ``wait_for``: in Python 3.11 that loses a cancellation which comes together with the news.
+                async with asyncio.timeout(STOCK_S):
+                    await self._has_news.wait()
             await asyncio.sleep(FLUSH_S)
             if self._now() - self._stock_at >= STOCK_S:
                 self._take_stock()

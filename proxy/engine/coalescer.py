@@ -11,6 +11,7 @@ just before that and then finds no flight leads a new one, and looks into the st
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
@@ -19,8 +20,11 @@ from proxy.core.purging import Subject
 from proxy.core.tally import Tally
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
-from storage.digest import PredictionKey, RecordId
-from storage.records import JsonPath, ResultRecord
+from storage.digest import Digest, PredictionKey, RecordId, hash_bytes
+from storage.records import JsonObject, JsonPath, ResultRecord
+
+WATCH_S = 5.0
+"""A client that asked so lately how a prediction goes will ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,19 +66,31 @@ class Flight:
         self.partials: Partials | None = None
         self.landed: Landed | None = None
         self.sharers = 0
+        self.waiters = 0
+        """Requests that wait for it now; see ``budgets.WaitingRoom``."""
+        self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.tally = Tally()
         self.is_sent = False
         self.subject: Subject | None = None
+        self._watched_until = 0.0
         self.was_answered_early = False
         self.answered_early = 0
         self.was_found = False
         self.worked_from: float | None = None
         self.told_end: Outcome | None = None
+        self._given: tuple[Digest, JsonObject] | None = None
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finished: asyncio.Future[Landed] = asyncio.get_running_loop().create_future()
         self._whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task: asyncio.Task[None] | None = None
+
+    def one_of(self, given: JsonObject, given_json: bytes) -> JsonObject:
+        """``given``, or the first sharer's where that is the same to the byte: many may wait with one large input."""
+        digest = hash_bytes(given_json)
+        if self._given is None:
+            self._given = digest, given
+        return self._given[1] if self._given[0] == digest else given
 
     def report(self, progress: Progress) -> None:
         """News from the upstream; the first makes creates answerable."""
@@ -96,6 +112,13 @@ class Flight:
         if self.partials is not None and self.partials.are_whole and not self._whole.done():
             self._whole.set_result(None)
         self._tell()
+
+    def watch(self, for_s: float = WATCH_S) -> None:
+        """Somebody looks at what the run has given so far; whoever looks after it upstream shall not be sparing."""
+        self._watched_until = max(self._watched_until, time.monotonic() + for_s)
+
+    def is_watched(self) -> bool:
+        return time.monotonic() < self._watched_until
 
     def listen(self, listener: Callable[[Flight], None]) -> None:
         """Call ``listener`` on the event loop after each piece of news and after the end; never again after that."""

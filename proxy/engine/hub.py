@@ -13,6 +13,7 @@ listener costs nothing but its place in them.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -299,6 +300,8 @@ class Hub:
 
         ``until_url``: or until it says, before anything was told, where the upstream streams it; that place.
         """
+        if not until_url:
+            self._flight.watch(math.inf)
         while not self._flight.has_ended and not self._is_sealed:
             self._news.clear()
             progress = self._flight.progress

@@ -72,18 +72,22 @@ class Lookup:
         key, plan = prepared.key, prepared.plan
         if key is None or not isinstance(plan, Cached):
             return []
+        keys = [variant_key(key, member=number) for number in range(plan.pool)]
         if not plan.may_look_up:
-            return [Member(variant_key(key, member=number), None) for number in range(plan.pool)]
-        found = await self._find(create, prepared, key)
-        if plan.pool == 1:
-            if found is not None:
-                return [Member(key, found)]
-            former_key = former_key_of(create, prepared)
-            if former_key is not None:
-                found = await self._find(create, prepared, former_key)
-            return [Member(key, found, former_key)]
-        others = [variant_key(key, member=number) for number in range(1, plan.pool)]
-        return [Member(key, found), *[Member(other, await self._find(create, prepared, other)) for other in others]]
+            return [Member(key, None) for key in keys]
+        members = [Member(key, await self._find(create, prepared, key)) for key in keys]
+        if all(member.found is not None for member in members):
+            return members
+        former_key = former_key_of(create, prepared)
+        if former_key is None:
+            return members
+        formers = [variant_key(former_key, member=number) for number in range(plan.pool)]
+        return [
+            member
+            if member.found is not None
+            else Member(member.key, await self._find(create, prepared, former), former)
+            for member, former in zip(members, formers, strict=True)
+        ]
 
     async def _find(self, create: Create, prepared: Prepared, key: PredictionKey) -> Found | None:
         found = await self._runs.find(key, create, prepared)

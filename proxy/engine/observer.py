@@ -24,7 +24,7 @@ from proxy.core.prices import Price, cost
 from proxy.engine.coalescer import Flight
 from proxy.engine.preparation import Preparation
 from proxy.engine.runs import Create
-from proxy.upstreams.base import Outcome
+from proxy.upstreams.base import Outcome, Upstream
 from proxy.upstreams.replicate_documents import is_terminal, outcome_of, parse_prediction
 from storage.digest import PredictionKey, Scope
 from storage.records import JsonObject, compute_s
@@ -89,9 +89,10 @@ class Tally:
 
 @dataclass(slots=True)
 class Observation:
-    """What is known of one request that is passed on."""
+    """What is known of one request that is passed on; its input is not kept."""
 
-    create: Create
+    upstream: Upstream
+    scope: Scope
     began_at: float
     verdict: Verdict = "unknown"
     doubts: tuple[Doubt, ...] = ()
@@ -160,8 +161,8 @@ class Observer:
 
     def watch(self, create: Create) -> Watch:
         """Begin to watch a request; returns at once."""
-        seen = Observation(create, self._now())
-        return Watch(self, seen, self.behind(self._judge(seen)))
+        seen = Observation(create.upstream, create.scope, self._now(), model=create.target.version or OTHERS)
+        return Watch(self, seen, self.behind(self._judge(seen, create)))
 
     def listener(self, upstream_id: str) -> Heard | None:
         """Who wants to hear what the upstream says of a prediction of its own."""
@@ -184,16 +185,15 @@ class Observer:
         while self._behind:
             await asyncio.wait(self._behind)
 
-    async def _judge(self, seen: Observation) -> None:
-        create = seen.create
+    async def _judge(self, seen: Observation, create: Create) -> None:
         try:
             prepared = await self._preparation.foresee(create)
         except HotplateError:
-            seen.model = create.target.model
+            seen.model = create.target.model or seen.model
             seen.is_judged = True
             return
         described, policy = prepared.described, prepared.policy
-        seen.model, seen.policy = described.policy_name, policy
+        seen.model, seen.policy = described.policy_name or seen.model, policy
         if isinstance(prepared.plan, Cached) and prepared.key is not None:
             given = prepared.identified.key_input
             seen.keeps_text = may_keep_text(policy, given, "text")
@@ -276,7 +276,7 @@ class Observer:
         except ValueError:
             self._forget(seen)
             return
-        files = plan_output(outcome.output, seen.create.upstream.output_access)
+        files = plan_output(outcome.output, seen.upstream.output_access)
         count = len(files.files)
         decision = plan_store(Cached(), outcome.status, files, count, is_text_kept=seen.keeps_text)
         self._ended(seen, outcome, count, is_kept=isinstance(decision, Store))
@@ -304,8 +304,7 @@ class Observer:
                     tally.doubtful_money += money
         if is_saved:
             self._observe_saving(seconds, money)
-            model = seen.model or seen.create.target.version or OTHERS
-            self._would_hit(seen.create.upstream.name, model, seen.create.scope, seconds, outputs)
+            self._would_hit(seen.upstream.name, seen.model, seen.scope, seconds, outputs)
 
     def _forget(self, seen: Observation) -> None:
         """Its run gave nothing that would have been stored."""
@@ -325,7 +324,7 @@ class Observer:
         self._observe_verdict(seen.verdict, doubts)
 
     def _of(self, model: str) -> Tally:
-        name = model or OTHERS
+        name = model
         if name not in self._models and len(self._models) >= MAX_MODELS:
             name = OTHERS
         return self._models.setdefault(name, Tally())

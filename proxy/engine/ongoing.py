@@ -51,6 +51,7 @@ class OngoingRun:
         sent: the input that was sent, for an upstream at which it must be run once more; else ``None``.
         profile, tags: of the request that caused it.
         is_refresh: it was begun although there may have been a result.
+        is_behind: it was begun behind an answer, and is wanted whoever else leaves it.
         repeats: how many times it was run once more already.
         is_unwanted: everybody has cancelled, and its upstream may not have heard of that.
     """
@@ -71,6 +72,7 @@ class OngoingRun:
     profile: str | None = None
     tags: tuple[str, ...] = ()
     is_refresh: bool = False
+    is_behind: bool = False
     repeats: int = 0
     is_unwanted: bool = False
 
@@ -121,6 +123,7 @@ class Ongoing:
                 "profile": run.profile,
                 "tags": run.tags,
                 "is_refresh": run.is_refresh,
+                "is_behind": run.is_behind,
                 "key": run.key.hex() if run.key is not None else None,
                 "key_input": run.key_input,
                 "sent": run.sent,
@@ -213,6 +216,7 @@ def _run(document: JsonObject) -> OngoingRun:
         profile=document["profile"],
         tags=tuple(document["tags"]),
         is_refresh=document["is_refresh"],
+        is_behind=document["is_behind"],
         repeats=document["repeats"],
     )
 

@@ -8,14 +8,16 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
 
-from proxy.core.errors import HotplateError, NotCached, UpstreamRefused
+from proxy.core.errors import HotplateError, NotCached, TooManyRuns
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
@@ -23,6 +25,7 @@ from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.tally import Tally
 from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.books import Books, account_of, outputs_of
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
@@ -31,7 +34,7 @@ from proxy.engine.lookup import Found, Lookup, Member
 from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.preparation import Preparation
-from proxy.engine.recent import RecentPredictions, Running
+from proxy.engine.recent import RecentPredictions, Running, weigh
 from proxy.engine.runs import Create, Prepared, Runs, subject_of_run
 from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
@@ -40,6 +43,9 @@ from storage.records import ResultRecord
 FOLLOWER_PATIENCE_S = 0.5
 """How long a request that joins a run waits to hear whether the upstream takes it: it validates at once, and may hold
 its answer for the one who leads."""
+
+SHED_PATIENCE_S = 0.05
+"""The same where too many wait already."""
 
 WRITE_WAIT_S = 2.0
 """Longest that an answer waits for the row without which another process would not know its prediction. A row takes
@@ -77,6 +83,8 @@ class Predictor:
         lookup: Lookup,
         views: Views,
         coalescer: Coalescer,
+        budgets: RunBudgets,
+        waiting: WaitingRoom,
         runs: Runs,
         gatekeeper: Gatekeeper,
         mint: IdMint,
@@ -96,6 +104,8 @@ class Predictor:
         self._views = views
         self._runs = runs
         self._coalescer = coalescer
+        self._budgets = budgets
+        self._waiting = waiting
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
@@ -113,46 +123,50 @@ class Predictor:
         Raises:
             NotCached: the request wants no run, and there is no result for it.
             HotplateError: whatever ``Preparation.prepare`` raises, or the upstream refused the run.
+            TooManyRuns: it would be a run beyond the caller's bounds.
         """
         if prepared is None:
             prepared = await self._preparation.prepare(create)
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):
+            # A request that wants no run causes none behind its answer either. Source: RFC 9111 section 5.2.1.7.
+            if answer.grade == "revalidate" and not prepared.controls.directives.only_if_cached:
+                self._refresh(create, prepared, members[answer.member[0] if answer.member is not None else 0].key)
             await self._tell_of(answer, create)
             return answer
         if prepared.controls.directives.only_if_cached:
             self._books.refused(create.upstream.name, prepared.described, create.scope)
             raise NotCached("there is no stored result for this request, and it wants no run")
+        if not self._waiting.has_room:
+            create = replace(create, wants_s=0.0)  # and should it lead, the upstream is not to hold its answer
         now = self._now()
         member = members[answer.member] if answer is not None else None
-        flight, is_follower = self._join_or_lead(create, prepared, member, now)
-        flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
         try:
-            if is_follower:
-                await flight.accepted_soon(max(create.wants_s, FOLLOWER_PATIENCE_S))
-            else:
-                await flight.accepted()
+            flight, is_follower = self._join_or_lead(create, prepared, member, now)
+            flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
+            with self._waiting.place(flight) as has_place:
+                if is_follower:
+                    patience_s = max(create.wants_s, FOLLOWER_PATIENCE_S) if has_place else SHED_PATIENCE_S
+                    await flight.accepted_soon(patience_s)
+                else:
+                    await flight.accepted()
         except HotplateError as error:
-            if isinstance(error, UpstreamRefused) and error.status in (401, 403):
-                self._gatekeeper.refuse(create.scope)
-            stale = member.found if member is not None and is_passing(error.status) else None
-            if stale is not None and self._lookup.was_purged(stale.record):
-                stale = None
-            hit = await self._serve(create, stale, "if-error") if stale is not None else None
+            hit = await self._stand_in(create, prepared, members, error)
             if hit is None:
                 self._books.refused(create.upstream.name, prepared.described, create.scope)
                 raise
             await self._tell_of(hit, create)
             return hit
+        given_json = orjson.dumps(create.given)
         entry = Running(
             # Made only now: a flight that found the result inside has taken over the id of its record.
             id=self._mint.mint(flight.record_id, create.scope, now),
             scope=create.scope,
             model=prepared.described.model,
             version=prepared.described.version,
-            input=create.given,
-            input_bytes=len(orjson.dumps(create.given)),
+            input=flight.one_of(create.given, given_json),
+            input_bytes=weigh(given_json),
             created_at=now,
             flight=flight,
             plan=prepared.plan,
@@ -162,7 +176,7 @@ class Predictor:
             deadline_at=now + create.deadline_s if create.deadline_s is not None else None,
             deployment=prepared.described.deployment,
             caller=hash(create.credential),
-            member=(answer.member, len(members)) if answer is not None and len(members) > 1 else None,
+            member=_of_pool(answer.member, members) if answer is not None else None,
         )
         noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
         await self.attend(entry, NOTHING_TOLD)
@@ -186,6 +200,8 @@ class Predictor:
             left_s = max(entry.deadline_at - self._now(), 0.0)
             self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
         if entry.webhook is not None:
+            if "logs" in entry.webhook.events:
+                entry.flight.watch(math.inf)
             settle, view = partial(self._settle, entry), partial(self._views.of, entry)
             await self._notices.follow(entry, entry.webhook, entry.upstream, view, settle, told)
         elif entry.flight.has_ended:
@@ -243,6 +259,22 @@ class Predictor:
             entry.is_aborted = progress is None or progress.status == "starting"
             self._cancel(entry)
 
+    async def _stand_in(
+        self, create: Create, prepared: Prepared, members: list[Member], error: HotplateError
+    ) -> Hit | None:
+        """What is served in place of a run that could not be made: any answer of a pool that the policy allows."""
+        if not is_passing(error.status) or not prepared.policy.stale_if_error_s:
+            return None
+        stored = [(number, member.found) for number, member in enumerate(members) if member.found is not None]
+        while stored:
+            number, found = stored.pop(self._pick(len(stored)))
+            if self._lookup.was_purged(found.record):
+                continue
+            hit = await self._serve(create, found, "if-error", _of_pool(number, members))
+            if hit is not None:
+                return hit
+        return None
+
     async def find_hit(self, create: Create) -> Hit | None:
         """The answer from the store, where there is one; makes and joins no run.
 
@@ -264,11 +296,8 @@ class Predictor:
             found = members[choice.member].found
             if not isinstance(choice, Serve) or found is None:
                 return choice if not isinstance(choice, Serve) else Lead(choice.member)
-            of_pool = (choice.member, len(members)) if len(members) > 1 else None
-            hit = await self._serve(create, found, found.grade, of_pool)
+            hit = await self._serve(create, found, found.grade, _of_pool(choice.member, members))
             if hit is not None:
-                if found.grade == "revalidate":
-                    self._refresh(create, prepared, members[choice.member].key)
                 return hit
             members[choice.member] = replace(members[choice.member], found=None)
         return None
@@ -332,20 +361,26 @@ class Predictor:
 
     def _lead(self, create: Create, prepared: Prepared, shared_key: PredictionKey | None, now: float) -> Flight:
         """Begin a flight; without a key nobody can join it."""
+        ended = self._budgets.begin(create.scope)
         is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
         flight = self._runs.plan_flight(shared_key, now, is_refresh=is_refresh)
         flight.subject = subject_of_run(prepared)
+        flight.ending.add_done_callback(lambda _: ended())
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
         return flight
 
     def _refresh(self, create: Create, prepared: Prepared, key: PredictionKey) -> None:
-        """Make the result under ``key`` anew behind an answer, unless that is being done. It counts as wanted."""
+        """Make the result under ``key`` anew behind an answer, unless that is being done or would be a run too many. It
+        counts as wanted."""
         assert isinstance(prepared.plan, Cached)
         if prepared.plan.may_store and self._coalescer.find(key, is_refresh=True) is None:
             plan = replace(prepared.plan, may_look_up=False)
-            flight = self._lead(replace(create, wants_s=0.0), replace(prepared, plan=plan, key=key), key, self._now())
-            flight.tally = Tally("refresh")
+            with suppress(TooManyRuns):
+                unheld = replace(create, wants_s=0.0)
+                flight = self._lead(unheld, replace(prepared, plan=plan, key=key), key, self._now())
+                flight.is_behind = True
+                flight.tally = Tally("refresh")
 
     async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
         """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
@@ -373,6 +408,11 @@ class Predictor:
 async def _written(row: asyncio.Task[bool], timeout_s: float | None) -> None:
     """Wait until a row is written, or cannot be; that goes on when whoever waits is cancelled."""
     await asyncio.wait({row}, timeout=timeout_s)
+
+
+def _of_pool(number: int, members: list[Member]) -> tuple[int, int] | None:
+    """Which answer of how many; ``None`` where there is but one."""
+    return (number, len(members)) if len(members) > 1 else None
 
 
 def _noted(entry: Running) -> OngoingPrediction:

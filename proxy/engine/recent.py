@@ -27,6 +27,9 @@ MAX_ENTRIES = 50_000
 """Of each kind."""
 
 MAX_INPUT_BYTES = 64 * 1024**2
+BYTES_PER_VALUE = 100
+"""What one more value of an input takes beside its JSON: of many small fields that is by far the most."""
+
 KEEP_S = 3600.0
 """As long as Replicate keeps the data of a prediction."""
 
@@ -44,6 +47,7 @@ class Running:
         deadline_at: epoch seconds at which it is to be cancelled, and it alone.
         canceled_at: epoch seconds at which its client cancelled it, and it alone, or its deadline was over.
         is_aborted: its deadline was over before the run had started.
+        input_bytes: about what it takes in memory.
         caller: a number for whose request it was; ``None`` for one of a former process.
         member: which answer of a pool its run makes, from 0, and of how many.
         own_end: done when it was cancelled.
@@ -85,6 +89,11 @@ class Running:
         self.canceled_at = at
         if not self.own_end.done():
             self.own_end.set_result(None)
+
+
+def weigh(given_json: bytes) -> int:
+    """About how many bytes of memory an input takes that is this JSON."""
+    return len(given_json) + BYTES_PER_VALUE * given_json.count(b",")
 
 
 class RecentPredictions:

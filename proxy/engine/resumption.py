@@ -120,8 +120,9 @@ class Resumption:
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
         flight.report(Progress(status, run.started_at, upstream_id=run.upstream_id))
-        flight.sharers = max(len(sharers), 1)
-        if run.is_refresh and not sharers and not run.is_unwanted:
+        flight.is_behind = run.is_behind
+        flight.sharers = max(len(sharers) + run.is_behind, 1)
+        if run.is_behind:
             flight.tally = Tally("refresh")
         for one in sharers:
             flight.tally.join(None, one.created_at, has_caused=not one.is_follower)

@@ -17,7 +17,7 @@ from typing import Literal
 import structlog
 
 from proxy.core.controls import NO_CONTROLS, Controls
-from proxy.core.errors import HotplateError, Overloaded
+from proxy.core.errors import HotplateError, Overloaded, UpstreamRefused
 from proxy.core.ids import new_execution_id, new_record_id
 from proxy.core.outputs import plan_output, substitute
 from proxy.core.policy import (
@@ -198,6 +198,8 @@ class Runs:
             if not isinstance(error, HotplateError):
                 _log.exception("run_broke")
                 error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
+            if isinstance(error, UpstreamRefused) and error.status in (401, 403):
+                self._gatekeeper.refuse(create.scope)  # here, since nobody waits for a run behind an answer
             if not flight.was_accepted:
                 flight.refuse(error)
                 if not flight.was_answered_early:
@@ -285,6 +287,7 @@ class Runs:
             credential=create.credential,
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
+            is_watched=flight.is_watched,
             tell_end=flight.tell_end,
         )
 
@@ -450,5 +453,6 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         profile=prepared.controls.profile,
         tags=prepared.controls.purge_tags,
         is_refresh=flight.is_refresh,
+        is_behind=flight.is_behind,
         repeats=repeats,
     )

@@ -137,6 +137,7 @@ class Views:
         base = replace(_as_begun(entry), stream_url=stream_url)
         landed = flight.landed
         if landed is None:
+            flight.watch()
             if progress is None or progress.status == "starting":
                 return base
             started_at = max(progress.at, entry.created_at)

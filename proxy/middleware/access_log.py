@@ -10,16 +10,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from proxy.logs import Note, RequestLog
 from proxy.metrics import Metrics
+from proxy.routes.exchange import Room
 
 
 class AccessLog:
-    """Gives each request its ``Note`` and its id (``X-Request-Id`` on the answer)."""
+    """Gives each request its ``Note``, its id (``X-Request-Id`` on the answer) and the room that all bodies share."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics | None, log: RequestLog) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics | None, log: RequestLog, room: Room | None = None) -> None:
         """``metrics`` is ``None`` for the admin listener, whose requests are not traffic."""
         self._app = app
         self._metrics = metrics
         self._log = log
+        self._room = room
         self._prefix = secrets.token_hex(4)
         self._serial = itertools.count(1)
 
@@ -30,6 +32,7 @@ class AccessLog:
         began = time.perf_counter()
         note = Note()
         scope["hotplate.note"] = note
+        scope["hotplate.room"] = self._room
         request_id = f"{self._prefix}-{next(self._serial):x}"
         status, sent_bytes = 0, 0
 
@@ -38,9 +41,8 @@ class AccessLog:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"].append((b"x-request-id", request_id.encode()))
-            else:
-                sent_bytes += len(message.get("body", b""))
             await send(message)
+            sent_bytes += len(message.get("body", b""))
 
         try:
             await self._app(scope, receive, watch)

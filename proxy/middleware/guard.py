@@ -60,10 +60,11 @@ class Guard:
 
     def _check(self, scope: Scope) -> None:
         host = origin = None
-        lengths = encodings = credentials = 0
+        hosts = lengths = encodings = credentials = 0
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value.decode("latin-1")
+                hosts += 1
             elif name == b"origin":
                 origin = value.decode("latin-1")
             elif name == b"content-length":
@@ -76,7 +77,13 @@ class Guard:
             raise BadRequest("the length of the body is given twice")
         if credentials > 1:
             raise BadRequest("there are two credentials")
-        if self._only_names is None or scope["path"].startswith(OUTPUTS_PREFIX):
+        if hosts > 1 or (hosts == 0 and scope.get("http_version") == "1.1"):
+            raise BadRequest("a request names one host")  # RFC 9112 section 3.2
+        path = scope["path"]
+        if not path.isprintable() and any(mark < " " or mark == "\x7f" for mark in path):
+            # No address here has one, and the router takes "/predictions\n" for "/predictions".
+            raise NotFound("The requested resource could not be found.")
+        if self._only_names is None or path.startswith(OUTPUTS_PREFIX):
             return
         if _host_name(f"//{host}") not in self._only_names:
             raise Forbidden("this address is not one of this proxy's own; set public.base_url or auth.tokens")

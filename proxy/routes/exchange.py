@@ -19,6 +19,7 @@ from proxy.core.errors import (
     BodyTooLarge,
     HotplateError,
     MethodNotAllowed,
+    Overloaded,
     Unauthenticated,
     UnsupportedMedia,
     UpstreamRefused,
@@ -37,6 +38,32 @@ HeaderPairs: TypeAlias = Iterable[tuple[bytes, bytes]]
 
 class ClientGone(Exception):
     """The client closed the connection before its body was complete; nobody is left to answer."""
+
+
+SMALL_BODY_BYTES = 16 * 1024
+"""Up to this size a body takes no room: a usual create has a kilobyte or two."""
+
+
+class Room:
+    """How many bytes of bodies may be on their way in, over all requests: each is held until it is whole, and a client
+    may take its time."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self.used_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Take room; whoever does gives it back.
+
+        Raises:
+            Overloaded: there is not so much.
+        """
+        if self.used_bytes + size_bytes > self._max_bytes:
+            raise Overloaded("too many large requests are arriving", retry_after_s=1.0)
+        self.used_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        self.used_bytes -= size_bytes
 
 
 class Exchange:
@@ -101,6 +128,7 @@ class Exchange:
         Raises:
             BodyTooLarge: it is longer than ``max_bytes``; no more than that was read.
             UnsupportedMedia: it is compressed.
+            Overloaded: too much is arriving from others.
             ClientGone: the client left.
         """
         if self.headers.get("content-encoding", "identity").lower() != "identity":
@@ -108,18 +136,26 @@ class Exchange:
         if self.announced_bytes > max_bytes:
             raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
         chunks: list[bytes] = []
-        size = 0
-        while True:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk = message.get("body", b"")
-            size += len(chunk)
-            if size > max_bytes:
-                raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
-            chunks.append(chunk)
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        size = taken = 0
+        room: Room | None = self.scope.get("hotplate.room")
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientGone
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > max_bytes:
+                    raise BodyTooLarge(f"the body may have at most {max_bytes} bytes")
+                if room is not None and size > SMALL_BODY_BYTES:
+                    room.take(size - taken)
+                    taken = size
+                chunks.append(chunk)
+                if not message.get("more_body", False):
+                    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        finally:
+            if taken and room is not None:
+                room.give_back(taken)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """What is left of the body, as it arrives.

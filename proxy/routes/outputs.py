@@ -5,6 +5,7 @@ A token that comes along is ignored: the Python client sends its own to wherever
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
 
 import orjson
@@ -29,7 +30,13 @@ from storage.errors import Corrupt, StorageUnavailable
 from storage.records import BlobRef
 
 ONE_MESSAGE_BYTES = 2 * 1024**2
-"""Up to this size a file is read at once and sent as one message; larger ones are streamed in bounded memory."""
+"""Up to this size a file is read at once; larger ones are streamed in bounded memory."""
+
+SLICE_BYTES = 256 * 1024
+"""What is read at once is sent in such messages, so that no more of it waits for a slow client."""
+
+HOLD_S = 1.0
+"""How long a file that was read at once is held for a client that does not take it; then the rest is streamed."""
 
 
 class Outputs:
@@ -87,8 +94,11 @@ class Outputs:
             if data is None:
                 return False
             await exchange.start(plan.status, _encoded(plan.headers))
-            await exchange.write(data)
-            return True
+            sent_bytes = await _write_while_taken(exchange, data)
+            if sent_bytes == len(data):
+                return True
+            del data
+            return await self._stream(exchange, ref, plan, Span(plan.span.first + sent_bytes, plan.span.last))
         return await self._stream(exchange, ref, plan, plan.span)
 
     async def _stream(self, exchange: Exchange, ref: BlobRef, plan: SendFile, span: Span) -> bool:
@@ -134,6 +144,22 @@ class Outputs:
         """Any other method."""
         error = MethodNotAllowed(f"{exchange.method} is not allowed here")
         await exchange.respond_error(error, [(b"allow", b"GET, HEAD, OPTIONS"), *_encoded(COMMON_HEADERS)])
+
+
+async def _write_while_taken(exchange: Exchange, data: bytes) -> int:
+    """Send ``data`` to its end, or until the client takes nothing for ``HOLD_S``; how many bytes were sent."""
+    if len(data) <= SLICE_BYTES:
+        await exchange.write(data)
+        return len(data)
+    for start in range(0, len(data), SLICE_BYTES):
+        end = start + SLICE_BYTES
+        try:
+            async with asyncio.timeout(HOLD_S):
+                # It is given to the transport at the end of this, or not at all.
+                await exchange.write(data[start:end], more=end < len(data))
+        except TimeoutError:
+            return start
+    return len(data)
 
 
 def _encoded(headers: HeaderList) -> list[tuple[bytes, bytes]]:

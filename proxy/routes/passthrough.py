@@ -129,12 +129,18 @@ class Passthrough:
 
 
 def forward(exchange: Exchange, body: AsyncIterator[bytes] | None, body_bytes: int | None = None) -> RelayRequest:
-    """The client's request as it goes on to an upstream; ``body_bytes`` where the length of ``body`` is known."""
+    """The client's request as it goes on to an upstream; ``body_bytes`` where the length of ``body`` is known.
+
+    What ``Connection`` names was meant for us alone (RFC 9110 section 7.6.1). The credential is not among the headers,
+    so that naming it there does not leave it out.
+    """
+    for_us = {name.strip().lower() for name in exchange.headers.get("connection", "").split(",")}
+    passed = FORWARDED_HEADERS - for_us
     return RelayRequest(
         method=exchange.method,
         path=exchange.raw_path,
         query=exchange.query,
-        headers=[(name, value) for name, value in exchange.headers.items() if name in FORWARDED_HEADERS],
+        headers=[(name, value) for name, value in exchange.headers.items() if name in passed],
         body=body if body is not None else nothing(),
         has_body=body is not None,
         body_bytes=body_bytes,

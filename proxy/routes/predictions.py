@@ -40,7 +40,6 @@ class Predictions:
     def __init__(self, services: Services, passthrough: Passthrough) -> None:
         self._services = services
         self._passthrough = passthrough
-        self._waiting = 0
 
     def create(self, *, in_path: Literal["model", "deployment"] | None = None) -> Handler:
         """The handler that creates; ``in_path`` is what the path names."""
@@ -75,11 +74,17 @@ class Predictions:
             if is_observed and upstream.kind == "replicate":
                 await self._pass_on(exchange, asked, body)
                 return
+            del asked
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
-            services.books.relayed(upstream.name, target, scope)
-            await self._passthrough.relay(exchange, upstream, body, detail="extras")
+            ended = services.budgets.begin(scope)  # it makes a run as well
+            try:
+                services.books.relayed(upstream.name, target, scope)
+                await self._passthrough.relay(exchange, upstream, body, detail="extras")
+            finally:
+                ended()
             return
+        del body  # whoever waits holds no copy
         if parsed.webhook is not None:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
             services.webhook_secrets.learn(upstream, credential, scope)
@@ -107,6 +112,7 @@ class Predictions:
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
+            del parsed, create  # what of its input others share is in ``answer``
             await self._send_running(exchange, answer, wait_s, began, watch)
 
     async def _pass_on(self, exchange: Exchange, create: Create, body: bytes) -> None:
@@ -115,12 +121,16 @@ class Predictions:
         The kill switch does not change what clients of a pure pass-through see; nothing is counted meanwhile.
         """
         exchange.note.outcome = "bypass"
-        self._services.books.relayed(create.upstream.name, create.target, create.scope)
-        if self._services.policies.is_bypassed:
-            await self._passthrough.relay(exchange, create.upstream, body, detail="off")
-            return
-        with contextlib.closing(self._services.observer.watch(create)) as watch:
-            await self._passthrough.relay(exchange, create.upstream, body, detail=watch.detail, heard=watch.heard)
+        ended = self._services.budgets.begin(create.scope)
+        try:
+            self._services.books.relayed(create.upstream.name, create.target, create.scope)
+            if self._services.policies.is_bypassed:
+                await self._passthrough.relay(exchange, create.upstream, body, detail="off")
+                return
+            with contextlib.closing(self._services.observer.watch(create)) as watch:
+                await self._passthrough.relay(exchange, create.upstream, body, detail=watch.detail, heard=watch.heard)
+        finally:
+            ended()
 
     def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
         """Whether the request asks for something that only the upstream itself can do for it.
@@ -164,13 +174,10 @@ class Predictions:
     ) -> None:
         services = self._services
         # With too many waiting already this one is told at once, as if its time had run out: it can poll.
-        if wait_s is not None and self._waiting < services.settings.limits.max_waiters:
-            self._waiting += 1
-            try:
+        with services.waiting.place(entry.flight) as has_place:
+            if wait_s is not None and has_place:
                 # From when the request came: part of the time may have gone by before its run was taken.
                 await entry.wait(wait_s - (time.perf_counter() - began))
-            finally:
-                self._waiting -= 1
         is_whole = wait_s is not None and entry.flight.is_whole
         landed = entry.flight.landed
         prediction = await services.views.of(entry)
@@ -252,7 +259,7 @@ def _outcome_word(entry: Running, landed: Landed | None) -> str:
     return "cold_miss" if landed.outcome.boot_s > 0 else "warm_miss"
 
 
-def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None) -> str:
+def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None = None) -> str:
     """``Cache-Status`` of an answer that is no hit. Source: RFC 9211 section 2."""
     parts = [CACHE_NAME]
     if watch is not None:

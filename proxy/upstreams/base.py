@@ -94,6 +94,7 @@ class Job:
         tell_end: told how a run that was cancelled ended there, where the upstream says so: it is paid for.
         is_detached: asked when the run is cancelled: whether it shall go on where it is, because only this process
             ends.
+        is_watched: asked while it goes on: whether anybody looks at its logs and output before the end.
     """
 
     id: str
@@ -103,6 +104,7 @@ class Job:
     credential: Credential | None
     wants_s: float = 0.0
     is_detached: Callable[[], bool] = lambda: False
+    is_watched: Callable[[], bool] = lambda: False
     tell_end: Callable[[Outcome], None] = lambda outcome: None
 
 

@@ -18,7 +18,7 @@ So an answer is never read by its HTTP status alone, and a 409 says little: the 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast, get_args
 
@@ -219,6 +219,14 @@ def plain_error(text: str) -> str:
     while text.startswith(_PREFIX):
         text = text[len(_PREFIX) :]
     return text
+
+
+def size_of(value: JsonValue) -> int:
+    """About how many bytes an input takes while it waits: its texts, among which are files as data."""
+    if isinstance(value, str):
+        return len(value)
+    inner: Iterable[JsonValue] = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(size_of, inner))
 
 
 def tail(text: str, limit: int = _TAIL_CHARS) -> str:

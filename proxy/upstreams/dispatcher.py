@@ -27,7 +27,7 @@ from proxy.core.errors import HotplateError, UpstreamUnavailable
 from proxy.upstreams.base import Job, Outcome, Progress
 from proxy.upstreams.cog_client import CogClient
 from proxy.upstreams.cog_news import News, OutputShape, Wish
-from proxy.upstreams.cog_wire import Answer, Busy, Declined, Finished, Lost, NotReady, Unreached, tail
+from proxy.upstreams.cog_wire import Answer, Busy, Declined, Finished, Lost, NotReady, Unreached, size_of, tail
 from proxy.upstreams.news_desk import Hearing, NewsSource
 from proxy.upstreams.pool import Pool, Serving, Ticket
 from proxy.upstreams.settling import Settling
@@ -134,7 +134,8 @@ class Dispatcher:
         self, job: Job, build: str, report: Callable[[Progress], None], shape: OutputShape | None = None
     ) -> Outcome:
         """Run ``job`` on a server of ``build``, to its end; see ``Upstream.run``."""
-        run = _Run(job, self._pool.join(build, self._clock()), report, _future(), shape or OutputShape())
+        ticket = self._pool.join(build, self._clock(), size_of(job.input))
+        run = _Run(job, ticket, report, _future(), shape or OutputShape())
         self._runs[run.ticket] = run
         try:
             self._watch.hurry()

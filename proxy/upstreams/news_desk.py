@@ -83,7 +83,8 @@ class Hearing:
         self._read_at = float("-inf")  # the next one is waited for
         if not self._end.is_set() and not self._is_closed:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._end.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._end.wait()
         return self.news
 
     def close(self, *, reads: bool = True) -> None:

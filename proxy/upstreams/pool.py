@@ -37,6 +37,9 @@ MAX_MISSES = 3
 
 QUEUE_RETRY_S = 5.0
 
+MAX_LINE_BYTES = 512 * 1024**2
+"""Of the inputs in a line. Files stand in them as data: a few hundred runs could be more than the machine has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Unseen:
@@ -94,12 +97,14 @@ class Ticket:
     Attributes:
         serial: its rank; lower came first.
         server_id: where it has a slot, else ``None``.
+        size_bytes: of its input.
         boot_s, download_s: what it has waited because of either, without the wait that is going on.
     """
 
     serial: int
     build: str
     joined_at: float
+    size_bytes: int = 0
     server_id: str | None = None
     boot_s: float = 0.0
     download_s: float = 0.0
@@ -155,17 +160,17 @@ class Pool:
 
     # -- runs --------------------------------------------------------------------------------------
 
-    def join(self, build: str, now: float) -> Ticket:
-        """Stand in line.
+    def join(self, build: str, now: float, size_bytes: int = 0) -> Ticket:
+        """Stand in line; ``size_bytes`` of input wait with it.
 
         Raises:
             Overloaded: the line is full.
         """
         self._tick(now)
-        if len(self._line) >= self.queue_limit and not self._has_room(build):
+        if self._is_full(size_bytes) and not self._has_room(build):
             raise Overloaded(f"{len(self._line)} runs wait for this model already.", retry_after_s=QUEUE_RETRY_S)
         self._serials += 1
-        ticket = Ticket(self._serials, build, now)
+        ticket = Ticket(self._serials, build, now, size_bytes)
         self._enter(ticket)
         return ticket
 
@@ -194,7 +199,9 @@ class Pool:
     def place(self, now: float) -> list[Ticket]:
         """Give free slots to those who wait, first come first served; returns who got one."""
         self._tick(now)
-        placed = []
+        placed: list[Ticket] = []
+        if not any(self._is_free(server) for server in self._servers.values()):
+            return placed  # the line may be long, and every change in it comes here
         for ticket in list(self._line):
             server = self._choose(ticket.build)
             if server is None:
@@ -258,12 +265,17 @@ class Pool:
 
     def _choose(self, build: str) -> Server | None:
         """The least loaded server of that build; among equals the one last used, so that others may grow idle."""
-        free = [
-            server
-            for server in self._servers.values()
-            if isinstance(server.state, Serving) and server.running < server.slots and server.build == build
-        ]
+        free = [server for server in self._servers.values() if self._is_free(server) and server.build == build]
         return min(free, key=lambda server: (server.running, -server.idle_since)) if free else None
+
+    def _is_free(self, server: Server) -> bool:
+        return isinstance(server.state, Serving) and server.running < server.slots
+
+    def _is_full(self, more_bytes: int) -> bool:
+        """Whether nobody more, or nothing so large, may wait. A line of one is never too large."""
+        if len(self._line) >= self.queue_limit:
+            return True
+        return bool(self._line) and sum(ticket.size_bytes for ticket in self._line) + more_bytes > MAX_LINE_BYTES
 
     def _has_room(self, build: str) -> bool:
         """Whether a newcomer would be placed at once."""

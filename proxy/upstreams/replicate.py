@@ -1,8 +1,9 @@
 """Any Replicate-compatible API as an upstream.
 
-A run is created once (see ``replicate_client``) and then polled to its end; ``processing`` with files in the output is
-not the end. A run that nobody wants any more is cancelled there, as far as that goes: cancelling ``run`` while the
-create is on its way lets the create be answered in the background, for without its answer there is no id to cancel.
+A run is created once (see ``replicate_client``) and then followed to its end (``following``); ``processing`` with files
+in the output is not the end. A run that nobody wants any more is cancelled there, as far as that goes: cancelling
+``run`` while the create is on its way lets the create be answered in the background, for without its answer there is no
+id to cancel.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, replace
 import httpx
 import orjson
 
-from proxy.core.errors import Unauthenticated, UpstreamTimeout, UpstreamUnavailable
+from proxy.core.errors import Unauthenticated, UpstreamRefused
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.outputs import OutputAccess
 from proxy.core.schemas import InputSchema
@@ -38,28 +39,23 @@ from proxy.upstreams.base import (
     Verdict,
 )
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.following import Follower
+from proxy.upstreams.hook_desk import HookDesk, HookLine
+from proxy.upstreams.hooks import Hooks
 from proxy.upstreams.http import AiohttpTransport, open_client
-from proxy.upstreams.polling import Pacing
 from proxy.upstreams.relay import Relay
 from proxy.upstreams.replicate_client import (
     CANCEL_TIMEOUT_S,
     Answer,
     Created,
     ReplicateClient,
-    Trouble,
     authorize,
 )
-from proxy.upstreams.replicate_documents import (
-    check_names,
-    is_terminal,
-    outcome_of,
-    progress_of,
-)
+from proxy.upstreams.replicate_documents import check_names, is_terminal, outcome_of
 from proxy.upstreams.replicate_schemas import SchemaDesk
 from proxy.upstreams.replicate_streams import StreamOpener
 from proxy.upstreams.replicate_versions import MAX_OPENAPI_BYTES, VersionNotes
 from storage.ports import KeyValue
-from storage.records import JsonObject
 
 API_HOST = "api.replicate.com"
 
@@ -95,6 +91,7 @@ class ReplicateUpstream:
         notes: where versions are remembered.
         reads, writes: transports for what may be repeated and what may not; the latter must not keep connections.
         egress: for streams that are not at the API's own origin; ``None`` = one of its own.
+        desk: where the API may tell how runs go; ``None`` = nowhere.
         sleep, clock, now: ways to wait and to tell the time (monotonic, epoch seconds).
 
     Raises:
@@ -109,6 +106,7 @@ class ReplicateUpstream:
         reads: httpx.AsyncBaseTransport | None = None,
         writes: httpx.AsyncBaseTransport | None = None,
         egress: Egress | None = None,
+        desk: HookDesk | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -125,7 +123,8 @@ class ReplicateUpstream:
         self._egress = egress or Egress()
         self._owns_egress = egress is None
         self._streams = StreamOpener(api.origin, self._access, self._reads, self._egress, spec.connect_timeout_s)
-        self._sleep = sleep
+        self._hooks = Hooks(spec.name, desk, self._client, clock) if desk is not None else None
+        self._follower = Follower(self._client, self._versions, spec.deadline_s, sleep=sleep, clock=clock, now=now)
         self._clock = clock
         self._now = now
         self._withdrawals: set[asyncio.Task[None]] = set()
@@ -186,13 +185,28 @@ class ReplicateUpstream:
         """See ``Upstream.run``; also raises ``NotFound`` and ``Unauthenticated`` for what cannot be sent at all."""
         check_names(job.target)
         authorization = authorize(job.credential)
-        creation = asyncio.create_task(self._client.create(job, authorization))
-        return await self._see_through(job, creation, authorization, report)
+        line = self._hooks.open(job, authorization) if self._hooks is not None else None
+        creation = asyncio.create_task(self._create(job, authorization, line))
+        return await self._see_through(job, creation, authorization, report, line)
 
     async def adopt(self, job: Job, upstream_id: str, report: Callable[[Progress], None]) -> Outcome:
         """See ``Upstream.adopt``."""
-        known = asyncio.create_task(_unseen(upstream_id))
-        return await self._see_through(job, known, authorize(job.credential), report)
+        authorization = authorize(job.credential)
+        line = self._hooks.open(job, authorization) if self._hooks is not None else None
+        return await self._see_through(job, asyncio.create_task(_unseen(upstream_id)), authorization, report, line)
+
+    async def _create(self, job: Job, authorization: dict[str, str], line: HookLine | None) -> Created:
+        """Have the run created, once; a second time only without an address to tell us, where that was refused."""
+        if line is None or self._hooks is None:
+            return await self._client.create(job, authorization)
+        secret = asyncio.create_task(self._hooks.secret(authorization))  # known by the time the first post comes
+        secret.add_done_callback(_drop_error)
+        try:
+            return await self._client.create(job, authorization, line.url)
+        except UpstreamRefused as refusal:
+            if not self._hooks.took_offence(refusal):
+                raise
+        return await self._client.create(job, authorization)
 
     async def _see_through(
         self,
@@ -200,12 +214,18 @@ class ReplicateUpstream:
         creation: asyncio.Task[Created],
         authorization: dict[str, str],
         report: Callable[[Progress], None],
+        line: HookLine | None,
     ) -> Outcome:
         """Follow what ``creation`` gives to its end, and cancel it there if nobody wants it any more."""
         began_at = self._clock()
+        has_ended = False
         try:
             created = await asyncio.shield(creation)
-            return await self._follow(job, created, authorization, began_at, report)
+            if line is not None:
+                line.upstream_id = created.prediction["id"]
+            outcome = await self._follower.follow(job, created, authorization, began_at, report, line)
+            has_ended = True
+            return outcome
         except asyncio.CancelledError:
             if creation.done() and job.is_detached():
                 raise
@@ -214,6 +234,9 @@ class ReplicateUpstream:
         except Exception:
             self._withdraw(job, creation, authorization)
             raise
+        finally:
+            if line is not None:
+                line.close(has_seen_end=has_ended)
 
     async def check(self, credential: Credential) -> Verdict:
         """Ask for the account behind ``credential``. Never raises."""
@@ -271,53 +294,6 @@ class ReplicateUpstream:
         if self._owns_egress:
             await self._egress.aclose()
 
-    async def _follow(
-        self,
-        job: Job,
-        created: Created,
-        authorization: dict[str, str],
-        began_at: float,
-        report: Callable[[Progress], None],
-    ) -> Outcome:
-        """Poll until the prediction has ended."""
-        prediction = created.prediction
-        progress = self._progress(created, prediction, began_at)
-        report(progress)
-        if job.target.version and not job.target.is_deployment:
-            await self._versions.learn_model(job.target.version, prediction.get("model"))
-        pacing = Pacing()
-        while not is_terminal(prediction):
-            left_s = began_at + self._spec.deadline_s - self._clock()
-            if left_s <= 0:
-                raise UpstreamTimeout("The run did not end in time.")
-            await self._sleep(min(pacing.pause_s(), left_s))
-            seen = await self._client.look(prediction["id"], authorization)
-            if isinstance(seen, Trouble):
-                if not pacing.failed(is_refusal=seen.is_refusal, retry_after_s=seen.retry_after_s):
-                    raise seen.error
-                continue
-            pacing.succeeded(
-                has_new_status=seen["status"] != prediction["status"],
-                has_new_output=seen.get("output") != prediction.get("output"),
-            )
-            prediction = seen
-            news = self._progress(created, prediction, began_at)
-            if not is_terminal(prediction) and _is_news(progress, news):
-                progress = news
-                report(news)
-        try:
-            return outcome_of(prediction, now=self._now())
-        except ValueError as error:
-            raise UpstreamUnavailable(f"The run's result is lost: {error}.") from error
-
-    def _progress(self, created: Created, prediction: JsonObject, began_at: float) -> Progress:
-        return progress_of(
-            prediction,
-            at=self._now(),
-            waited_s=self._clock() - began_at,
-            has_all_files=created.has_all_files,
-        )
-
     def _withdraw(self, job: Job, creation: asyncio.Task[Created], authorization: dict[str, str]) -> asyncio.Task[None]:
         """Cancel a run upstream in the background, once its create is answered."""
         task = asyncio.create_task(self._cancel(job, creation, authorization))
@@ -347,19 +323,15 @@ class ReplicateUpstream:
                 await self.remember_version(model, version, orjson.loads(passed))
 
 
+def _drop_error(task: asyncio.Task[str | None]) -> None:
+    """What it raised is of no interest: without the secret, posts are not believed."""
+    if not task.cancelled():
+        task.exception()
+
+
 async def _unseen(upstream_id: str) -> Created:
     """A prediction of which only the id is known yet."""
     return Created({"id": upstream_id, "status": "starting"})
-
-
-def _is_news(before: Progress, after: Progress) -> bool:
-    return (before.status, before.logs, before.is_booting, before.stream_url, before.output) != (
-        after.status,
-        after.logs,
-        after.is_booting,
-        after.stream_url,
-        after.output,
-    )
 
 
 def _username(answer: Answer) -> str | None:

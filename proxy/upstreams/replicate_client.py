@@ -109,14 +109,14 @@ class ReplicateClient:
         self._connect_timeout_s = connect_timeout_s
         self._now = now
 
-    async def create(self, job: Job, authorization: dict[str, str]) -> Created:
-        """The prediction that ``job`` became.
+    async def create(self, job: Job, authorization: dict[str, str], hook: str | None = None) -> Created:
+        """The prediction that ``job`` became; ``hook`` is where we want to hear how it goes.
 
         Raises:
             UpstreamRefused: the API says no (4xx, 5xx).
             UpstreamUnavailable, UpstreamTimeout: no readable answer; unless connecting failed, it may run.
         """
-        path, body, waits_s = create_path(job.target), create_body(job), wait_s(job)
+        path, body, waits_s = create_path(job.target), create_body(job, hook), wait_s(job)
         headers = {**authorization, "content-type": "application/json", "accept": "application/json"}
         if waits_s:
             headers["prefer"] = f"wait={waits_s}"

@@ -51,10 +51,15 @@ def create_path(target: ModelTarget) -> str:
     return "/predictions" if target.version else f"/models/{target.owner}/{target.name}/predictions"
 
 
-def create_body(job: Job) -> bytes:
+def create_body(job: Job, hook: str | None = None) -> bytes:
     """Body of the create. A pinned version goes as its 64 digits alone, whichever spelling the client chose: requests
-    that share a key then are one request upstream, too, and every compatible API reads this form."""
+    that share a key then are one request upstream, too, and every compatible API reads this form.
+
+    ``hook``: the address at which we want to hear how the run goes. Its logs are not worth a post each.
+    """
     document: JsonObject = {"input": job.input}
+    if hook is not None:
+        document |= {"webhook": hook, "webhook_events_filter": ["start", "output", "completed"]}
     if job.target.version and not job.target.is_deployment:
         document = {"version": job.target.version, **document}
     try:
@@ -153,6 +158,17 @@ def queued_s(prediction: JsonObject) -> float | None:
     if created_at is None or started_at is None or started_at < created_at:
         return None
     return started_at - created_at
+
+
+def predict_s(prediction: JsonObject) -> float | None:
+    """Seconds from start to end of one that has ended; ``None`` where the API does not tell or makes no sense."""
+    told = _numbers(prediction.get("metrics")).get("predict_time")
+    if isinstance(told, int | float):
+        return float(told) if told >= 0 else None
+    started_at, completed_at = parse_time(prediction.get("started_at")), parse_time(prediction.get("completed_at"))
+    if started_at is None or completed_at is None or completed_at < started_at:
+        return None
+    return completed_at - started_at
 
 
 def boot_s(prediction: JsonObject) -> float:

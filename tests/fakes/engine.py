@@ -23,6 +23,7 @@ from proxy.core.secrets import Secrets
 from proxy.core.webhooks import WebhookRequest, derive_secret
 from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
+from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
@@ -91,6 +92,10 @@ class Engine:
         spool_bytes: int = 2**20,
         output_max_bytes: int = 2**20,
         heartbeat_s: float = 15.0,
+        max_waiters: int = 1000,
+        max_waiters_per_run: int = 1000,
+        max_runs: int = 0,
+        runs_per_minute: int = 0,
         price: Price = UNPRICED,
     ) -> None:
         self._options: dict[str, Any] = {
@@ -102,6 +107,10 @@ class Engine:
             "spool_bytes": spool_bytes,
             "output_max_bytes": output_max_bytes,
             "heartbeat_s": heartbeat_s,
+            "max_waiters": max_waiters,
+            "max_waiters_per_run": max_waiters_per_run,
+            "max_runs": max_runs,
+            "runs_per_minute": runs_per_minute,
             "price": price,
         }
         self.clock = clock or ManualClock()
@@ -115,6 +124,8 @@ class Engine:
         self.addresses = AddressBook(self.secrets)
         self.stream_book = StreamBook(self.secrets)
         self.coalescer = Coalescer()
+        self.budgets = RunBudgets(max_runs=max_runs, per_minute=runs_per_minute, now=self.clock)
+        self.waiting = WaitingRoom(max_waiters=max_waiters, max_each=max_waiters_per_run)
         rows = RowWriter(self.storage.ledger)
         self.journal = Journal(rows)
         self.books = Books(rows, lambda upstream, model: price, self.clock)
@@ -222,6 +233,8 @@ class Engine:
             views=self.views,
             runs=self.flights,
             coalescer=self.coalescer,
+            budgets=self.budgets,
+            waiting=self.waiting,
             gatekeeper=self.gatekeeper,
             mint=mint,
             recent=self.recent,

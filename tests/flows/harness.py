@@ -101,16 +101,17 @@ def _toml(value: Any) -> str:
 
 
 def start_proxy(
-    data_dir: Path, config: str, *, tls: bool = False, environment: dict[str, str] | None = None
+    data_dir: Path, config: str, *, tls: bool = False, environment: dict[str, str] | None = None, port: int = 0
 ) -> ProxyProcess:
-    """Start ``hotplate serve`` on free loopback ports and wait until it serves."""
+    """Start ``hotplate serve`` on free loopback ports, or on ``port``, and wait until it serves."""
     data_dir.mkdir(mode=0o700, exist_ok=True)
     SHARED_ENVS.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         (data_dir / "envs").symlink_to(SHARED_ENVS)
     config_file = data_dir.parent / f"{data_dir.name}.toml"
     config_file.write_text(config, encoding="utf-8")
-    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config_file), "--port", "0", "--admin-port", "0"]
+    ports = ["--port", str(port), "--admin-port", "0"]
+    command = [sys.executable, "-m", "proxy", "serve", "--config", str(config_file), *ports]
     log_file = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("HOTPLATE_", "REPLICATE_"))}
     own = {"HOTPLATE_DATA_DIR": str(data_dir), "HOTPLATE_LOG__FORMAT": "json"}

@@ -25,6 +25,9 @@ class Canary(HTTPServer):
 @pytest.fixture
 def canary() -> Iterator[Canary]:
     class Answer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             canary.asked += 1
             self.send_response(200)
@@ -35,7 +38,7 @@ def canary() -> Iterator[Canary]:
             pass
 
     canary = Canary(("127.0.0.1", 0), Answer)
-    serving = threading.Thread(target=canary.serve_forever)
+    serving = threading.Thread(target=canary.serve_forever, args=(0.02,))
     serving.start()
     yield canary
     canary.shutdown()
@@ -63,12 +66,30 @@ def test_earlier_output_and_its_bytes_give_the_same_picture(proxy: ProxyProcess)
     assert "; hit" in draw(proxy, image=data).headers["cache-status"]
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]"])
+PRIVATE = ("127.0.0.1", "localhost", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "0", "127.0.0.1.",
+           "\uff11\uff12\uff17.0.0.1",
+           "[::1]", "[::ffff:127.0.0.1]", "[::127.0.0.1]", "[64:ff9b::7f00:1]", "[2002:7f00:1::]", "[fec0::1]",
+           "[localhost]",
+           "me@127.0.0.1", "good.test\\@127.0.0.1")  # fmt: skip
+
+
+@pytest.mark.parametrize("host", PRIVATE)
 def test_nobody_can_have_a_private_address_asked(proxy: ProxyProcess, canary: Canary, host: str) -> None:
     for scheme in ("http", "https"):
         answer = draw(proxy, image=f"{scheme}://{host}:{canary.server_port}/latest/meta-data/secret")
         assert (answer.status_code, answer.json()["status"]) == (422, 422)
         assert answer.json()["invalid_fields"][0]["field"] == "input.image"
+    assert canary.asked == 0
+
+
+@pytest.mark.parametrize("host", [host for host in PRIVATE if host != "localhost"])
+def test_nobody_can_have_a_private_address_called(proxy: ProxyProcess, canary: Canary, host: str) -> None:
+    """A name is judged by what it resolves to, once there is news."""
+    for scheme in ("http", "https"):
+        body = {"input": {"prompt": "x", **SMALL}, "webhook": f"{scheme}://{host}:{canary.server_port}/hook"}
+        answer = httpx.post(proxy.public_url + CREATE, json=body, timeout=60, trust_env=False)
+        assert (answer.status_code, answer.json()["status"]) == (422, 422)
+        assert answer.json()["invalid_fields"][0]["field"] == "webhook"
     assert canary.asked == 0
 
 

@@ -64,8 +64,13 @@ def test_operation_answers_through_the_proxy_as_it_does_by_itself(
     contract: Contract, both: tuple[FakeModel, ProxyProcess], name: str
 ) -> None:
     api, proxy = both
-    with client(api.base_url) as straight, client(f"{proxy.public_url}/v1") as through:
-        alone, passed = EXERCISES[name](Asking(straight)), EXERCISES[name](Asking(through))
+    if name == "trainings.cancel":
+        api.hold()  # else it may be over before anybody can cancel it
+    try:
+        with client(api.base_url) as straight, client(f"{proxy.public_url}/v1") as through:
+            alone, passed = EXERCISES[name](Asking(straight)), EXERCISES[name](Asking(through))
+    finally:
+        api.release()
     assert passed.status_code == alone.status_code
     assert passed.headers["cache-control"] == "private, no-store"
     assert passed.headers.get("content-type") == alone.headers.get("content-type")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -230,6 +233,25 @@ def test_range_in_an_unknown_unit_is_ignored(small: Picture, asked: str) -> None
 @pytest.mark.parametrize("asked", ["bytes=0-1,4-5", "bytes=0-0, -1", "bytes=0-,0-,0-,0-"])
 def test_several_ranges_give_the_whole(picture: Picture, asked: str) -> None:
     assert_whole(ask(picture.url, Range=asked), picture)
+
+
+def test_client_that_takes_a_file_slowly_gets_every_byte(pictures: dict[str, Picture]) -> None:
+    picture = pictures["large"]
+    parts, last = urlsplit(picture.url), STREAMED_FROM_BYTES - 1
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+        client.connect((parts.hostname, parts.port))
+        head = (
+            f"GET {parts.path} HTTP/1.1\r\nHost: {parts.netloc}\r\nRange: bytes=0-{last}\r\nConnection: close\r\n\r\n"
+        )
+        client.sendall(head.encode())
+        time.sleep(1.5)  # what was read at once is no longer held
+        received = bytearray()
+        while data := client.recv(65536):
+            received += data
+    head, _, body = bytes(received).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 206 ")
+    assert body == picture.data[:STREAMED_FROM_BYTES]
 
 
 # -- conditions ----------------------------------------------------------------------------------------

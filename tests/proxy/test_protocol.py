@@ -22,6 +22,9 @@ from proxy import tls
 from proxy.protocol import MAX_LINGER_BYTES, BoundedHttpProtocol
 
 TIME_LIMIT_S = 0.3
+LARGE_BYTES = 32 * 1024**2
+"""More than the buffers of the system hold."""
+
 GET = b"GET %s HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
@@ -29,8 +32,10 @@ class _QuickProtocol(BoundedHttpProtocol):
     """The same rules with short times; ``alive`` tells what a test cannot see from outside."""
 
     head_timeout_s = TIME_LIMIT_S
-    body_tick_s = TIME_LIMIT_S
+    body_timeout_s = TIME_LIMIT_S * 2
+    send_timeout_s = TIME_LIMIT_S
     linger_s = 0.5
+    max_connections = 8
     alive: set[_QuickProtocol] = set()  # noqa: RUF012 - one server is asked at a time
     most_queued = 0
 
@@ -56,7 +61,8 @@ class _App:
     def reset(self) -> None:
         self.release = threading.Event()
         self.paths: list[str] = []
-        self.disconnects = 0
+        self.disconnects = self.sent_all = 0
+        self.large_bytes = LARGE_BYTES
         self.headers_after_body: list[tuple[bytes, bytes]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -82,6 +88,9 @@ class _App:
                     self.disconnects += 1
                     return
             gone.cancel()
+        if path in ("/large", "/one"):
+            await self._send_large(send, pieces=64 if path == "/large" else 1)
+            return
         body = b"%s %d\n" % (path.encode(), size)
         await send(
             {
@@ -91,6 +100,14 @@ class _App:
             }
         )
         await send({"type": "http.response.body", "body": body})
+
+    async def _send_large(self, send: Send, pieces: int) -> None:
+        headers = [(b"content-length", b"%d" % self.large_bytes)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for number in range(pieces):
+            body = bytes(self.large_bytes // pieces)
+            await send({"type": "http.response.body", "body": body, "more_body": number < pieces - 1})
+        self.sent_all += 1
 
 
 class _Server(uvicorn.Server):
@@ -163,11 +180,18 @@ Runner = Callable[[Coroutine[Any, Any, None]], None]
 
 
 @contextlib.contextmanager
-def _serving(run: Runner, context: ssl.SSLContext | None = None) -> Iterator[_Live]:
+def _serving(run: Runner, context: ssl.SSLContext | None = None, keep_alive_s: int = 5) -> Iterator[_Live]:
     listener = socket.create_server(("127.0.0.1", 0))
     app = _App()
     config = uvicorn.Config(
-        app, loop="none", http=_QuickProtocol, ws="none", lifespan="off", log_config=None, access_log=False
+        app,
+        loop="none",
+        http=_QuickProtocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        timeout_keep_alive=keep_alive_s,
     )
     config.load()
     config.ssl = context
@@ -399,13 +423,38 @@ def test_body_that_stops_is_answered_408_and_the_app_sees_a_disconnect(live: _Li
     _eventually(lambda: live.app.disconnects == 1)
 
 
-def test_body_that_keeps_moving_may_take_long(live: _Live) -> None:
+def test_body_that_drips_is_answered_408_though_it_keeps_moving(live: _Live) -> None:
     client = live.connect()
-    client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 30\r\n\r\n")
-    for _ in range(30):
-        time.sleep(TIME_LIMIT_S / 10)  # far below the limit each, since a busy machine sleeps longer than it is told
-        client.send(b"x")
-    client.read_until(b"/a 30\n")
+    client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\n")
+    began = time.monotonic()
+    while not live.app.disconnects and time.monotonic() - began < 10:
+        time.sleep(TIME_LIMIT_S / 3)
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            client.send(b"x")
+    assert TIME_LIMIT_S * 2 < time.monotonic() - began < TIME_LIMIT_S * 8
+    assert client.problem()["status"] == 408
+
+
+@pytest.mark.slow
+def test_chunks_that_drip_are_answered_408(live: _Live) -> None:
+    client = live.connect()
+    client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n")
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        for byte in b"1;" + b"x" * 60:
+            time.sleep(TIME_LIMIT_S / 6)
+            client.send(bytes([byte]))
+    _eventually(lambda: live.app.disconnects == 1)
+
+
+@pytest.mark.slow
+def test_body_that_comes_quickly_enough_may_take_long(live: _Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_QuickProtocol, "body_bytes_per_s", 10)
+    client = live.connect()
+    client.send(b"POST /a HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n")
+    for _ in range(10):
+        time.sleep(TIME_LIMIT_S / 2)
+        client.send(b"x" * 10)
+    client.read_until(b"/a 100\n")
 
 
 def test_body_that_the_app_reads_late_is_not_the_clients_fault(live: _Live) -> None:
@@ -426,6 +475,66 @@ def test_connection_that_was_ended_is_closed_though_the_client_stays(live: _Live
     client.send(b"nonsense\r\n\r\n")
     client.problem()
     _eventually(lambda: not _QuickProtocol.alive)
+
+
+# Clients that do not take their answers, and too many of them.
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/one"])
+def test_client_that_reads_nothing_is_dropped_and_holds_nothing(live: _Live, path: bytes) -> None:
+    client = live.connect()
+    client.send(GET % path)
+    _eventually(lambda: any(protocol.transport.get_write_buffer_size() for protocol in tuple(_QuickProtocol.alive)))
+    began = time.monotonic()
+    _eventually(lambda: not _QuickProtocol.alive)
+    assert time.monotonic() - began < TIME_LIMIT_S * 4
+    _eventually(lambda: live.app.sent_all == 1)  # the app goes on, and nothing of that is kept
+    with contextlib.suppress(ConnectionResetError):
+        while client.connection.recv(1 << 20):
+            pass
+
+
+def test_client_that_reads_nothing_holds_no_connection_that_is_to_be_closed(live: _Live) -> None:
+    client = live.connect()
+    client.send(b"GET /one HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    _eventually(lambda: live.app.sent_all == 1)
+    _eventually(lambda: not _QuickProtocol.alive)
+
+
+@pytest.mark.slow
+def test_client_that_reads_slowly_gets_all(live: _Live) -> None:
+    live.app.large_bytes = 8 * 1024**2
+    for path in (b"/large", b"/one"):
+        client = live.connect()
+        client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.send(GET % path)
+        began, received = time.monotonic(), 0
+        while received < 8 * 1024**2:
+            data = client.connection.recv(256 * 1024)
+            assert data
+            received += len(data)
+            if time.monotonic() - began < TIME_LIMIT_S * 3:
+                time.sleep(TIME_LIMIT_S / 10)
+        assert time.monotonic() - began > TIME_LIMIT_S * 2
+
+
+def test_one_connection_too_many_is_turned_away_and_the_others_stay(live: _Live) -> None:
+    clients = [live.connect() for _ in range(8)]
+    for client in clients:
+        client.send(GET % b"/a")
+        client.read_until(b"/a 0\n")
+    for _ in range(5):
+        one_more = live.connect()
+        assert b"retry-after: 1\r\n" in one_more.read_all()
+        assert one_more.problem()["status"] == 503
+    for client in clients:
+        client.send(GET % b"/b")
+        client.read_until(b"/b 0\n")
+    clients[0].connection.close()
+    _eventually(lambda: len(_QuickProtocol.alive) == 7)
+    again = live.connect()
+    again.send(GET % b"/c")
+    again.read_until(b"/c 0\n")
 
 
 # Requests that are not HTTP.
@@ -501,3 +610,43 @@ def test_over_tls_the_same_answers(tmp_path: Path, run: Runner) -> None:
             assert client.problem()["status"] == status
             client.connection.close()
         _eventually(lambda: not _QuickProtocol.alive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/large", b"/one"])
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_over_tls_a_client_that_reads_nothing_is_dropped(
+    tmp_path: Path, run: Runner, path: bytes, connection: bytes
+) -> None:
+    """TLS takes large messages whole, so that nothing seems to wait until the connection is to be closed."""
+    files = tls.LocalAuthority(tmp_path, ["localhost"]).ensure()
+    trust = ssl.create_default_context(cafile=str(files.ca_file))
+    with _serving(run, tls.server_context(files), keep_alive_s=1) as live:
+        client = live.connect(trust)
+        client.send(b"GET %b HTTP/1.1\r\nHost: h\r\nConnection: %b\r\n\r\n" % (path, connection))
+        _eventually(lambda: live.app.sent_all == 1)
+        _eventually(lambda: not _QuickProtocol.alive)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("path", [b"/large", b"/one"])
+@pytest.mark.parametrize("connection", [b"close", b"keep-alive"])
+def test_over_tls_a_client_that_reads_slowly_gets_all(
+    tmp_path: Path, run: Runner, path: bytes, connection: bytes
+) -> None:
+    files = tls.LocalAuthority(tmp_path, ["localhost"]).ensure()
+    trust = ssl.create_default_context(cafile=str(files.ca_file))
+    with _serving(run, tls.server_context(files), keep_alive_s=1) as live:
+        client = live.connect(trust)
+        client.connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        client.send(b"GET %b HTTP/1.1\r\nHost: h\r\nConnection: %b\r\n\r\n" % (path, connection))
+        began, received = time.monotonic(), 0
+        while received < LARGE_BYTES:
+            data = client.connection.recv(64 * 1024)
+            assert data
+            received += len(data)
+            if time.monotonic() - began < 4:
+                time.sleep(TIME_LIMIT_S / 30)
+        assert time.monotonic() - began > 4

@@ -309,7 +309,7 @@ LATE = Policy(ttl_s=100, stale_while_revalidate_s=10, stale_if_error_s=50)
         (81, "min-fresh=20", "stale"),
         (105, "max-stale", "fresh"),
         (105, "max-stale=5", "fresh"),
-        (106, "max-stale=5", "revalidate"),
+        (106, "max-stale=5", "stale"),
         (105, "max-age=1000", "stale"),
         (105, "max-age=1000, max-stale=5", "fresh"),
         (5, "no-cache", "stale"),

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterable
+from typing import Any
 
+import orjson
 import pytest
 
 from proxy.core.ids import PredictionId
@@ -43,6 +46,28 @@ class Memory:
 
     def kept(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if self.recent.served_input(name, MINE) is not None]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {f"field{number}": number + 1000 for number in range(20_000)},
+        {"images": [[]] * 20_000},
+        {"prompt": "x" * 500_000},
+    ],
+    ids=["fields", "lists", "text"],
+)
+def test_weight_of_an_input_is_near_what_it_takes_in_memory(given: dict[str, Any]) -> None:
+    given_json = orjson.dumps(given)
+    del given
+    tracemalloc.start()
+    try:
+        parsed = orjson.loads(given_json)
+        real_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert parsed
+    assert 0.5 * real_bytes < recent.weigh(given_json) < 3 * real_bytes
 
 
 async def test_entry_is_found_by_its_own_scope_alone() -> None:

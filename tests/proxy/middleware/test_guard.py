@@ -22,6 +22,7 @@ async def ask(
     host: str | None = "localhost:8484",
     raw_path: str | None = None,
     method: str = "GET",
+    version: str = "1.1",
 ) -> tuple[Scope | None, int | None, Any]:
     """What the application behind the guard was asked, or the status and document of the guard's own answer."""
     passed: list[Scope] = []
@@ -40,6 +41,7 @@ async def ask(
     scope = {
         "type": "http",
         "method": method,
+        "http_version": version,
         "path": path,
         "raw_path": (raw_path or path).encode(),
         "query_string": b"",
@@ -87,7 +89,7 @@ async def test_our_own_names_may_be_asked(host: str) -> None:
     ],
 )
 async def test_foreign_name_is_refused_so_that_rebinding_a_name_to_us_gains_nothing(host: str | None) -> None:
-    _, status, document = await ask(host=host)
+    _, status, document = await ask(version="1.0", host=host)
     assert status == 403
     assert document["title"] == "Forbidden"
 
@@ -144,6 +146,32 @@ async def test_body_with_two_lengths_is_refused(headers: list[tuple[str, str]], 
 @pytest.mark.parametrize("header", [("content-length", "5"), ("transfer-encoding", "chunked")])
 async def test_body_with_one_length_passes(header: tuple[str, str]) -> None:
     scope, _, _ = await ask(headers=[header])
+    assert scope is not None
+
+
+@pytest.mark.parametrize("headers", [[("host", "localhost")], [("host", "images.example.com")], [("host", "")]])
+async def test_request_with_two_hosts_is_refused(headers: list[tuple[str, str]]) -> None:
+    for only_names in (OWN, None):
+        _, status, _ = await ask(headers=headers, only_names=only_names)
+        assert status == 400
+
+
+@pytest.mark.parametrize(("version", "status"), [("1.1", 400), ("1.0", None)])
+async def test_request_without_a_host_is_refused_where_http_asks_for_one(version: str, status: int | None) -> None:
+    _, answered, _ = await ask(host=None, only_names=None, version=version)
+    assert answered == status
+
+
+@pytest.mark.parametrize("mark", ["\n", "\r\n", "\x00", "\t", "\x1f", "\x7f"])
+@pytest.mark.parametrize("path", ["/v1/predictions{}", "/v1/predictions/abc{}.css", "/outputs/a/b/c{}", "/{}"])
+async def test_path_with_a_control_character_is_not_found(path: str, mark: str) -> None:
+    for only_names in (OWN, None):
+        _, status, _ = await ask(path.format(mark), only_names=only_names)
+        assert status == 404
+
+
+async def test_path_beyond_ascii_is_the_routers_business() -> None:
+    scope, _, _ = await ask("/v1/models/\u00e9\u2028/x", raw_path="/v1/models/%C3%A9%E2%80%A8/x")
     assert scope is not None
 
 

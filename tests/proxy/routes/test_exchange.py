@@ -21,7 +21,7 @@ from proxy.core.errors import (
     UpstreamRefused,
 )
 from proxy.logs import Note
-from proxy.routes.exchange import ClientGone, Endpoint, Exchange
+from proxy.routes.exchange import SMALL_BODY_BYTES, ClientGone, Endpoint, Exchange, Room
 
 pytestmark = pytest.mark.anyio
 
@@ -117,6 +117,32 @@ async def test_body_that_is_announced_too_long_is_refused_unread() -> None:
 @pytest.mark.parametrize("announced", ["3", "0003", "", "-1", "many", "1e9"])
 async def test_body_is_measured_itself_whatever_was_announced(announced: str) -> None:
     assert await Call(chunks=[b"abc"], content_length=announced).exchange.body(3) == b"abc"
+
+
+def in_room(room: Room, call: Call) -> Exchange:
+    call.scope["hotplate.room"] = room
+    return call.exchange
+
+
+async def test_large_body_needs_room_among_the_others_and_a_small_one_does_not() -> None:
+    room = Room(3 * SMALL_BODY_BYTES)
+    room.take(2 * SMALL_BODY_BYTES)  # of a body that is still arriving
+    pieces = [bytes(SMALL_BODY_BYTES), b"x"]
+    with pytest.raises(Overloaded) as refused:
+        await in_room(room, Call(chunks=pieces)).body(10**6)
+    assert refused.value.retry_after_s == 1.0
+    assert await in_room(room, Call(chunks=pieces[:1])).body(10**6) == pieces[0]
+    room.give_back(2 * SMALL_BODY_BYTES)
+    assert await in_room(room, Call(chunks=pieces)).body(10**6) == b"".join(pieces)
+    assert room.used_bytes == 0
+
+
+@pytest.mark.parametrize(("is_cut", "max_bytes"), [(True, 10**6), (False, SMALL_BODY_BYTES + 2)])
+async def test_room_is_given_back_by_whoever_leaves_or_sends_too_much(is_cut: bool, max_bytes: int) -> None:
+    room = Room(10**6)
+    with pytest.raises((ClientGone, BodyTooLarge)):
+        await in_room(room, Call(chunks=[bytes(SMALL_BODY_BYTES + 1)] * 2, is_cut=is_cut)).body(max_bytes)
+    assert room.used_bytes == 0
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "deflate", "identity, gzip", "GZIP"])

@@ -175,6 +175,16 @@ async def test_request_goes_on_byte_for_byte(api: Api) -> None:
     assert (request.method, request.path, request.query, sent) == ("PATCH", "/models/a/b%2Fc", "q=%2B+1&&x", body)
 
 
+async def test_what_connection_names_was_meant_for_us_alone_and_never_the_credential(api: Api) -> None:
+    credential = {"authorization": "Bearer r8_" + "m" * 37}
+    await ask(
+        api, connection="Prefer, authorization,close", prefer="wait", accept="text/plain", te="gzip", **credential
+    )
+    request, _, asked_by = api.asked[0]
+    assert dict(request.headers) == {"accept": "text/plain"}
+    assert asked_by == Credential("r8_" + "m" * 37)
+
+
 async def test_compressed_body_goes_on_as_such(api: Api) -> None:
     """Without the header its reader would take the packed bytes for JSON."""
     body = gzip.compress(json.dumps({"input": f"{BASE}/v1/files/abc"}).encode())

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.errors import Overloaded
-from proxy.upstreams.cog_wire import Away, Health
+from proxy.upstreams import pool as pool_module
+from proxy.upstreams.cog_wire import Away, Health, size_of
 from proxy.upstreams.fleet import Breaker, CopyView, plan_fleet
 from proxy.upstreams.pool import (
     MAX_MISSES,
@@ -73,6 +74,23 @@ def test_a_full_line_refuses_and_a_free_slot_does_not() -> None:
     pool.leave(running, 1.0)
     pool.place(1.0)
     pool.join(BUILD, 1.0)
+
+
+def test_inputs_in_a_line_are_bounded_in_bytes_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "MAX_LINE_BYTES", 100)
+    pool = pool_of(Occupied())
+    first = pool.join(BUILD, 0.0, 500)  # whoever waits alone may be of any size
+    with pytest.raises(Overloaded):
+        pool.join(BUILD, 0.0, 1)
+    pool.leave(first, 1.0)
+    for _ in range(4):
+        pool.join(BUILD, 1.0, 25)
+    with pytest.raises(Overloaded):
+        pool.join(BUILD, 1.0, 1)
+
+
+def test_size_of_an_input_is_that_of_its_texts() -> None:
+    assert size_of({"a": "x" * 70, "b": [1, None, {"c": "y" * 30}], "d": True}) == 100
 
 
 def test_a_run_that_leaves_the_line_is_never_placed() -> None:

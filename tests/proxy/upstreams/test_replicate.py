@@ -26,7 +26,7 @@ from proxy.upstreams import replicate_client
 from proxy.upstreams.base import Credential, Job, ModelTarget, Outcome, Progress, Upstream, Verdict
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.http import AiohttpTransport
-from proxy.upstreams.polling import CAP_S, FIRST_S, MAX_FAILURES, MAX_REFUSALS
+from proxy.upstreams.polling import CAP_S, FAILED_CAP_S, FIRST_S, MAX_REFUSALS
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
 from storage.errors import StorageUnavailable
 from tests.fakes.raw_server import Reply, raw_server, reply
@@ -543,7 +543,7 @@ class TestPolling:
         throttled = [httpx.Response(429, headers={"retry-after": after}) for after in ("7", "3600", "soon")]
         dated = httpx.Response(503, headers={"retry-after": "Thu, 01 Jan 1970 00:20:00 GMT"})
         await run(scripted(Script(*throttled, dated, prediction("succeeded")), time))
-        assert time.pauses == pytest.approx([0.25, 7.0, 60.0, 0.84375, 60.0])
+        assert time.pauses == pytest.approx([0.25, 7.0, 60.0, 2.0, 60.0], rel=0.25)
 
     async def test_troubles_on_the_way_are_borne(self) -> None:
         troubles: Sequence[object] = [
@@ -560,27 +560,75 @@ class TestPolling:
         assert (await run(scripted(script))).output == "mine"
         assert script.count("POST") == 1
 
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    async def test_refusals_that_no_waiting_mends_end_a_run_after_seconds(self, status: int) -> None:
+        script, time = Script(httpx.Response(status)), Time()
+        with pytest.raises(UpstreamUnavailable):
+            await run(scripted(script, time))
+        assert script.count("GET") == MAX_REFUSALS
+        assert script.count("POST", "/cancel") == 1
+        assert 3.0 < time.at - 1000.0 < 10.0
+
+    async def test_count_of_refusals_begins_anew_after_any_other_answer(self) -> None:
+        refused = [httpx.Response(404)] * (MAX_REFUSALS - 1)
+        script = Script(*refused, prediction(), *refused, httpx.Response(502), *refused, prediction("succeeded"))
+        assert (await run(scripted(script))).status == "succeeded"
+
     @pytest.mark.parametrize(
-        ("trouble", "polls", "raised"),
-        [
-            (httpx.Response(500), MAX_FAILURES, UpstreamUnavailable),
-            (httpx.ReadTimeout("slow"), MAX_FAILURES, UpstreamTimeout),
-            (httpx.Response(200, content=b"<html>"), MAX_FAILURES, UpstreamUnavailable),
-            (httpx.Response(401), MAX_REFUSALS, UpstreamUnavailable),
-            (httpx.Response(404), MAX_REFUSALS, UpstreamUnavailable),
-        ],
+        "trouble", [httpx.Response(503), httpx.ConnectError("refused"), httpx.Response(200, content=b"<html>")]
     )
-    async def test_but_not_for_ever(self, trouble: object, polls: int, raised: type[HotplateError]) -> None:
-        script = Script(trouble)
-        with pytest.raises(raised):
-            await run(scripted(script))
-        assert script.count("GET") == polls
+    async def test_run_in_flight_lives_through_an_outage_of_the_api(self, trouble: object) -> None:
+        """It costs money already. An outage of a minute once ended it, after thirty looks without an answer."""
+
+        class Outage(Script):
+            async def __call__(self, request: httpx.Request) -> httpx.Response:
+                if request.method == "GET" and 1010 < time.at < 1910:
+                    self.requests.append(request)
+                    if isinstance(trouble, Exception):
+                        raise trouble
+                    assert isinstance(trouble, httpx.Response)
+                    return trouble
+                if time.at > 1900:
+                    self.looks = [prediction("succeeded", output="after all")]
+                return await super().__call__(request)
+
+        time, script = Time(), Outage(prediction("processing"))
+        assert (await run(scripted(script, time))).output == "after all"
+        assert script.count("POST") == 1
+        assert time.at - 1910 <= FAILED_CAP_S * 1.25, "its end is noticed soon after the outage"
+        assert script.count("GET") < 90, "an API that is away is not beset"
+
+    async def test_outage_without_an_end_is_the_run_s_deadline(self) -> None:
+        script, time = Script(httpx.ReadTimeout("slow")), Time()
+        with pytest.raises(UpstreamTimeout):
+            await run(scripted(script, time, deadline_s=600.0))
+        assert time.at == pytest.approx(1600.0)
         assert script.count("POST", "/cancel") == 1
 
-    async def test_count_of_troubles_begins_anew_after_a_good_answer(self) -> None:
-        down = [httpx.Response(500)] * (MAX_FAILURES - 1)
-        script = Script(*down, prediction(), *down, prediction("succeeded"))
-        assert (await run(scripted(script))).status == "succeeded"
+    async def test_model_that_is_known_is_noticed_when_it_usually_ends(self) -> None:
+        """Its runs take 40 s: few looks before, and one soon after."""
+
+        class Steady(Script):
+            began_at = 0.0
+
+            async def __call__(self, request: httpx.Request) -> httpx.Response:
+                has_ended = time.at >= self.began_at + 40.0
+                done = {"completed_at": "2026-02-01T10:00:40.120Z", "started_at": "2026-02-01T10:00:00.120Z"}
+                self.looks = [prediction("succeeded" if has_ended else "processing", **done)]
+                return await super().__call__(request)
+
+        time = Time()
+        script = Steady()
+        upstream = scripted(script, time)
+        looks, late_s = [], []
+        for _ in range(4):
+            script.began_at, script.requests = time.at, []
+            await upstream.run(make_job(), lambda _: None)
+            looks.append(script.count("GET"))
+            late_s.append(time.at - script.began_at - 40.0)
+        await upstream.aclose()
+        assert late_s[-1] <= 0.8
+        assert looks[-1] < 22 <= looks[0]
 
     async def test_deadline_ends_and_cancels_the_run(self) -> None:
         script, time = Script(prediction("processing")), Time()
