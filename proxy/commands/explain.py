@@ -122,7 +122,7 @@ def _ingredients(told: dict[str, Any]) -> Table:
     for one in told["ingredients"]:
         if one["value"]:
             table.add_row(one["name"], Text(one["value"]), one["from"])
-    table.add_row("input", _value(told["normalised"]), "the request, normalised")
+    table.add_row("input", _value(told["keyed"]), "the request, normalised")
     for file in told["files"]:
         table.add_row(f"file {file['place']}", file["digest"], "its bytes")
     return table

@@ -85,6 +85,7 @@ class Explainer:
             "key_version": KEY_VERSION,
             "given": shown_input(create.given, it.secret),
             "normalised": shown_input(identified.key_input, it.secret),
+            "keyed": shown_input(keyed_part(prepared.policy, identified.key_input, ())[0], it.secret),
             "changes": [_shown_change(asdict(change), it.secret) for change in input_changes],
             "files": [{"place": ".".join(map(str, path)), "digest": digest.hex()} for path, digest in identified.files],
             "sent": shown_input(prepared.sent, it.secret),

@@ -107,6 +107,7 @@ async def test_two_requests_differ_by_their_inputs_and_wishes_or_have_one_key() 
 async def test_differences_are_those_that_the_key_is_made_of() -> None:
     engine = Engine(policies=[Policy(ignore=frozenset({"request_id"}))])
     a, b = engine.request({"p": 1, "request_id": "x"}), engine.request({"p": 1, "request_id": "y"})
+    assert (await engine.explainer.explain(a))["keyed"] == {"p": 1}
     told = await engine.explainer.compare(a, b)
     assert (told["same_key"], told["differences"]) == (True, [])
 
