@@ -8,7 +8,7 @@ its own, nothing kept). A stored result is graded by its age, and a finished run
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias
@@ -83,6 +83,12 @@ class Policy:
         if self.ttl_s is not None:
             return self.ttl_s
         return math.inf if is_pinned else UNPINNED_TTL_S
+
+    def left_out(self, names: Iterable[str]) -> frozenset[str]:
+        """Which of these input fields do not enter the key."""
+        if self.only is None:
+            return self.ignore
+        return self.ignore.union(name for name in names if name not in self.only)
 
     def has_seed(self, given: JsonObject) -> bool:
         """Whether an input says which of a model's many answers it wants. Of an input that was normalised, a default
@@ -277,10 +283,10 @@ def keyed_part(
     """
     if policy.only is None and not policy.ignore:
         return given, files, ""
-    names = {name for name in given if (policy.only is None or name in policy.only) and name not in policy.ignore}
-    kept = {name: value for name, value in given.items() if name in names}
+    left_out = policy.left_out(given)
+    kept = {name: value for name, value in given.items() if name not in left_out}
     rule = canonical_bytes([sorted(policy.ignore), None if policy.only is None else sorted(policy.only)]).decode()
-    return kept, tuple((path, digest) for path, digest in files if path and path[0] in names), rule
+    return kept, tuple((path, digest) for path, digest in files if path and path[0] in kept), rule
 
 
 Grade = Literal["fresh", "revalidate", "if-error", "stale"]

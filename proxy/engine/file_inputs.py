@@ -13,7 +13,7 @@ rules of ``Egress``.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -130,6 +130,7 @@ class FileInputs:
         schema: InputSchema | None,
         *,
         wants_key: bool,
+        left_out: Collection[str] = (),
         may_ask: bool = True,
     ) -> Identified:
         """Which bytes the files of ``given`` are.
@@ -139,6 +140,7 @@ class FileInputs:
             key_input: the normalised input; where a file stands in ``given`` it holds the same string.
             schema: of the version that will run, where it is known.
             wants_key: otherwise nothing is hashed or fetched.
+            left_out: fields that do not enter the key, so that it does not matter what a URL in them names.
             may_ask: somebody else may be asked for a file.
 
         Raises:
@@ -154,8 +156,12 @@ class FileInputs:
         keyed = [source for source in sources if source.digest is not None]
         keyed += [source for file in found if file.kind == "data" and (source := await _decoded(file))]
         bypass: Reason | None = None
+        if left_out:
+            given = {name: value for name, value in given.items() if name not in left_out}
+            found = [file for file in found if file.path[0] in given]
         remote = await self._hashable(caller, given, found, schema) if may_ask else []
-        holes = [(file.path, None) for file in (*(source.file for source in keyed), *remote)]
+        files = (*(source.file for source in keyed), *remote)
+        holes = [(file.path, None) for file in files if file.path[0] in given]
         reads_urls = holds_url(substitute(given, holes), self._by_url)
         if reads_urls and may_ask:
             bypass, remote = "url-input", []

@@ -90,7 +90,13 @@ class Preparation:
                 sent = key_input = normalise_input(described.schema, create.given, unknown="drop")
         given = sent if sent is create.given else {name: sent[name] for name in create.given if name in sent}
         identified = await self._file_inputs.identify(
-            create, given, key_input, described.schema, wants_key=isinstance(plan, Cached), may_ask=not foresees
+            create,
+            given,
+            key_input,
+            described.schema,
+            wants_key=isinstance(plan, Cached),
+            left_out=policy.left_out(given),
+            may_ask=not foresees,
         )
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)

@@ -639,3 +639,15 @@ async def test_pool_is_filled_after_a_restart_by_the_runs_that_were_on_their_way
     pictures = {await served(again) for _ in range(200)}
     assert len(pictures) == 5
     assert kept < pictures
+
+
+async def test_url_in_a_field_that_does_not_matter_names_nothing_that_does() -> None:
+    """It bypassed the cache, though what it names could change nothing of the key."""
+    engine = engine_with(Policy(ignore=frozenset({"callback"})))
+    made = await engine.run({**FOX, "callback": "https://client.example/a"})
+    repeat = await engine.create({**FOX, "callback": "https://client.example/b"})
+    assert isinstance(repeat, Hit)
+    assert repeat.record.record_id == made.flight.record_id
+    assert engine.upstream.jobs[0].input["callback"] == "https://client.example/a"
+    elsewhere = await engine.run({"prompt": "https://client.example/a"})
+    assert elsewhere.plan == Bypass("url-input")
