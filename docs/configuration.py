@@ -19,10 +19,10 @@ HEAD = """# Configuration
 
 *Written by `make docs` from the settings themselves; edit `proxy/settings.py` and `storage/settings.py` instead.*
 
-Settings are read once at start. The first source that names a value wins: the command line's options,
-`HOTPLATE_SECTION__NAME` environment variables, the TOML file (`--config FILE`, `HOTPLATE_CONFIG`, or `hotplate.toml` in
-the current folder), the defaults. Lists and tables in environment variables are JSON, e.g.
-`HOTPLATE_AUTH__TOKENS='["…"]'`. A wrong setting stops the start with one line that names it.
+Settings are read once at start, policies also at a [reload](operating.md). The first source that names a value wins:
+the command line's options, `HOTPLATE_SECTION__NAME` environment variables, the TOML file (`--config FILE`,
+`HOTPLATE_CONFIG`, or `hotplate.toml` in the current folder), the defaults. Lists and tables in environment variables
+are JSON, e.g. `HOTPLATE_AUTH__TOKENS='["…"]'`. A wrong setting stops the start with one line that names it.
 
 ```toml
 # hotplate.toml: Replicate's API for everything, but one model on two servers of our own

@@ -22,8 +22,10 @@ from proxy.engine.courier import GRACE_S
 from proxy.logs import RequestLog
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
+from proxy.routes.controls import Controls
 from proxy.routes.directory import Directory
 from proxy.routes.exchange import Endpoint, Exchange, Room
+from proxy.routes.explain import Explain
 from proxy.routes.files import Files
 from proxy.routes.hooks import HookPosts
 from proxy.routes.listing import PredictionList
@@ -88,6 +90,8 @@ async def build_application(
         upstreams = [entry.upstream for entry in entries]
         services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk, hook_desk)
         await services.gatekeeper.load()
+        await services.kill_switch.resume()
+        await services.purging.resume()
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.books.open()
@@ -198,6 +202,7 @@ def _own_names(services: Services) -> frozenset[str] | None:
 def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
     tokens = TokenDesk(services)
+    controls, explain = Controls(services), Explain(services)
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
         Route("/readyz", Endpoint({"GET": operations.readyz})),
@@ -208,8 +213,18 @@ def admin_app(services: Services, operations: Operations, log: RequestLog) -> AS
             Endpoint({"GET": operations.guarded(tokens.list), "POST": operations.guarded(tokens.add)}),
         ),
         Route("/_hotplate/tokens/{name:path}", Endpoint({"DELETE": operations.guarded(tokens.revoke)})),
+        Route(
+            "/_hotplate/bypass",
+            Endpoint({"GET": operations.guarded(controls.bypass), "POST": operations.guarded(controls.switch)}),
+        ),
+        Route("/_hotplate/policies", Endpoint({"GET": operations.guarded(controls.policies)})),
+        Route("/_hotplate/reload", Endpoint({"POST": operations.guarded(controls.reload)})),
+        Route("/_hotplate/observed", Endpoint({"GET": operations.guarded(controls.observed)})),
+        Route("/_hotplate/purge", Endpoint({"POST": operations.guarded(controls.purge)})),
+        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(explain.explain)})),
+        Route("/_hotplate/explain/diff", Endpoint({"POST": operations.guarded(explain.compare)})),
+        Route("/_hotplate/explain/{id}", Endpoint({"GET": operations.guarded(explain.prediction)})),
         Route("/_hotplate/stats", Endpoint({"GET": operations.guarded(operations.stats)})),
-        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]
     names = None

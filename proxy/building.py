@@ -12,27 +12,35 @@ from proxy.core.entitlement import Groups
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
+from proxy.core.purging import PurgeLog
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.explaining import Explainer
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
+from proxy.engine.observer import Observer
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
+from proxy.engine.purging import Purging
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.reload import Reload
 from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
@@ -112,7 +120,8 @@ def build_services(
     metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
-    remains = Remains(rows, Sealer(secrets), storage.blobs)
+    purges = PurgeLog()
+    remains = Remains(rows, Sealer(secrets), storage.blobs, purges)
     history = History(storage.ledger, time.time)
     gatekeeper = Gatekeeper(
         secrets,
@@ -191,11 +200,14 @@ def build_services(
         ongoing=ongoing,
         remains=remains,
         streams=streams,
+        purges=purges,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         books=books,
         now=time.time,
     )
-    policy_desk = PolicyDesk(settings.policy_book(), is_enabled=settings.cache.enabled)
+    announcements = Announcements()
+    kill_switch = KillSwitch(policy_desk, storage.notes, announcements, time.time)
+    metrics.bypass.set_function(lambda: float(kill_switch.is_on))
     preparation = Preparation(file_inputs, gatekeeper, policy_desk)
     lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
@@ -245,6 +257,20 @@ def build_services(
         policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
+        announcements=announcements,
+        kill_switch=kill_switch,
+        reload=Reload(settings, policy_desk, gatekeeper, books, announcements),
+        purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
+        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time, books.would_hit),
+        explainer=Explainer(
+            preparation=preparation,
+            desk=policy_desk,
+            storage=storage,
+            coalescer=coalescer,
+            gatekeeper=gatekeeper,
+            now=time.time,
+        ),
+        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,

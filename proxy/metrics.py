@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from proxy.core.money import KINDS, Kind, Line, earned, total_saved
+from proxy.core.observing import DOUBTS, VERDICTS, Doubt, Verdict
 
 OUTCOMES = (
     "hit",
@@ -84,6 +85,11 @@ class Metrics:
             ["upstream"],
             registry=self.registry,
         )
+        self.bypass = Gauge(
+            "hotplate_bypass",
+            "1 while the operator's switch has every create go past the cache.",
+            registry=self.registry,
+        )
         self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
         self._webhooks = Counter(
             "hotplate_webhooks_total",
@@ -94,6 +100,32 @@ class Metrics:
         self.webhooks_waiting = Gauge(
             "hotplate_webhooks_waiting", "Webhooks that wait or are on their way.", registry=self.registry
         )
+        self._observed = Counter(
+            "hotplate_observed_total",
+            "Requests that were only observed, by what the cache would have made of them.",
+            ["verdict"],
+            registry=self.registry,
+        )
+        self._observed_doubts = Counter(
+            "hotplate_observed_doubts_total",
+            "Reasons why runs that would have been saved are doubtful.",
+            ["doubt"],
+            registry=self.registry,
+        )
+        self._observed_seconds = Counter(
+            "hotplate_observed_saved_seconds_total",
+            "Compute seconds that observed requests would have saved.",
+            registry=self.registry,
+        )
+        self._observed_money = Counter(
+            "hotplate_observed_saved_money_total",
+            "What those would have cost, in the operator's currency.",
+            registry=self.registry,
+        )
+        for verdict in VERDICTS:
+            self._observed.labels(verdict)
+        for doubt in DOUBTS:
+            self._observed_doubts.labels(doubt)
         self._outcomes = {
             outcome: (self._requests.labels(outcome), self._request_seconds.labels(outcome)) for outcome in OUTCOMES
         }
@@ -134,6 +166,17 @@ class Metrics:
     def observe_stretched(self, upstream: str) -> None:
         """Somebody got something on an acceptance that is older than usual."""
         self._stretched.labels(upstream).inc()
+
+    def observe_verdict(self, verdict: Verdict, doubts: tuple[Doubt, ...]) -> None:
+        """What would have become of one request that was passed on."""
+        self._observed.labels(verdict).inc()
+        for doubt in doubts:
+            self._observed_doubts.labels(doubt).inc()
+
+    def observe_would_save(self, seconds: float, money: float) -> None:
+        """One run that was made and would not have been."""
+        self._observed_seconds.inc(seconds)
+        self._observed_money.inc(money)
 
     def observe_webhook(self, outcome: str) -> None:
         """One attempt at a webhook, or the end of all."""

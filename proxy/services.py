@@ -9,18 +9,25 @@ from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.entitlement import Visitor
 from proxy.core.errors import NotFound, Unauthenticated
 from proxy.core.outputs import OutputAccess
+from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.explaining import Explainer
 from proxy.engine.history import History
 from proxy.engine.journal import Journal
+from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.notices import Notices
+from proxy.engine.observer import Observer
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
+from proxy.engine.purging import Purging
+from proxy.engine.reload import Reload
 from proxy.engine.resumption import Resumption
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams
@@ -54,6 +61,13 @@ class Services:
     policies: PolicyDesk
     preparation: Preparation
     predictor: Predictor
+    announcements: Announcements
+    kill_switch: KillSwitch
+    reload: Reload
+    purging: Purging
+    explainer: Explainer
+    past: Past
+    observer: Observer
     views: Views
     gatekeeper: Gatekeeper
     addresses: AddressBook

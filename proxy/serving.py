@@ -152,7 +152,7 @@ async def serve(
                 group.create_task(admin.serve(sockets=[admin_socket])),
             ]
             helpers = [group.create_task(_keep_certificate(settings, files, context))]
-            with _signals(stopping, [public, admin]):
+            with _signals(stopping, [public, admin], application.services.reload.reload_soon):
                 await public.ready.wait()
                 await admin.ready.wait()
                 # What the start has made stays; the collector need not walk it at every full collection.
@@ -204,8 +204,10 @@ def _server(app: ASGIApp, context: ssl.SSLContext | None, drain_timeout_s: float
 
 
 @contextlib.contextmanager
-def _signals(stopping: asyncio.Event, servers: list[_Server]) -> Generator[None, None, None]:
-    """SIGTERM and SIGINT set ``stopping``; the second one stops the waiting as well."""
+def _signals(
+    stopping: asyncio.Event, servers: list[_Server], reload: Callable[[], None]
+) -> Generator[None, None, None]:
+    """SIGTERM and SIGINT set ``stopping``; the second one stops the waiting as well. SIGHUP calls ``reload``."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -215,9 +217,9 @@ def _signals(stopping: asyncio.Event, servers: list[_Server]) -> Generator[None,
         stopping.set()
 
     handled = []
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number, act in ((signal.SIGTERM, stop), (signal.SIGINT, stop), (signal.SIGHUP, reload)):
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test stops us otherwise
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, act)
             handled.append(number)
     try:
         yield

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_validator,
@@ -484,6 +486,8 @@ class Settings(BaseSettings):
         default=(), description="How models are cached, in order; what none of them matches has the defaults."
     )
 
+    _read_anew: Callable[[], Settings] | None = PrivateAttr(default=None)
+
     @field_validator("data_dir")
     @classmethod
     def _is_folder(cls, value: Path) -> Path:
@@ -539,6 +543,14 @@ class Settings(BaseSettings):
         """All policies."""
         return PolicyBook([one.policy() for one in self.policy])
 
+    def read_anew(self) -> Settings:
+        """The settings as they would be read now, from where these came; those that were not read stay.
+
+        Raises:
+            SettingsError: see ``load_settings``.
+        """
+        return self._read_anew() if self._read_anew is not None else self
+
     @property
     def scheme(self) -> Literal["http", "https"]:
         """Scheme of the public listener itself."""
@@ -590,11 +602,14 @@ def load_settings(config: Path | None = None, overrides: dict[str, Any] | None =
             return InitSettingsSource(settings_cls, overrides or {}), env_settings, init_settings
 
     try:
-        return Given(**values)
+        settings = Given(**values)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
     except SourceError as error:
         raise SettingsError(str(error)) from error
+    source = path.absolute() if path is not None else None
+    settings._read_anew = lambda: load_settings(source, overrides)
+    return settings
 
 
 def _one_line(error: ValidationError) -> str:

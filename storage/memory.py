@@ -7,7 +7,7 @@ event loop's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -52,6 +52,11 @@ class ByteLru(Generic[K, V]):
         entry = self._entries.pop(key, None)
         if entry is not None:
             self._used_bytes -= entry[1]
+
+    def discard_where(self, is_meant: Callable[[V], bool]) -> None:
+        """Forget every entry whose value ``is_meant``."""
+        for key in [key for key, (value, _) in self._entries.items() if is_meant(value)]:
+            self.discard(key)
 
     @property
     def used_bytes(self) -> int:

@@ -73,6 +73,7 @@ class Identified:
         files: places and digests of the files that are keyed by their bytes.
         sources: what ``materialise`` needs; it lets go of them.
         bypass: why there can be no key.
+        reads_urls: it is keyed by the names of files that would have had to be read, since nobody might be asked.
     """
 
     key_input: JsonObject = field(default_factory=dict)
@@ -80,6 +81,7 @@ class Identified:
     files: tuple[tuple[JsonPath, Digest], ...] = ()
     sources: tuple[Source, ...] = ()
     bypass: Reason | None = None
+    reads_urls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class FileInputs:
         *,
         wants_key: bool,
         left_out: Collection[str] = (),
+        may_ask: bool = True,
     ) -> Identified:
         """Which bytes the files of ``given`` are.
 
@@ -138,6 +141,7 @@ class FileInputs:
             schema: of the version that will run, where it is known.
             wants_key: otherwise nothing is hashed or fetched.
             left_out: fields that do not enter the key, so that it does not matter what a URL in them names.
+            may_ask: somebody else may be asked for a file.
 
         Raises:
             UpstreamRefused: the upstream refuses the credential; asked before anything is fetched for it.
@@ -155,10 +159,11 @@ class FileInputs:
         if left_out:
             given = {name: value for name, value in given.items() if name not in left_out}
             found = [file for file in found if file.path[0] in given]
-        remote = await self._hashable(caller, given, found, schema)
+        remote = await self._hashable(caller, given, found, schema) if may_ask else []
         files = (*(source.file for source in keyed), *remote)
         holes = [(file.path, None) for file in files if file.path[0] in given]
-        if holds_url(substitute(given, holes), self._by_url):
+        reads_urls = holds_url(substitute(given, holes), self._by_url)
+        if reads_urls and may_ask:
             bypass, remote = "url-input", []
         fetched = await self._fetched(caller, remote)
         if fetched is None:
@@ -172,6 +177,7 @@ class FileInputs:
             shown=substitute(key_input, [(source.file.path, None) for source in keyed if source.file.kind == "data"]),
             files=tuple((source.file.path, source.digest) for source in keyed if source.digest is not None),
             sources=tuple(sources),
+            reads_urls=reads_urls,
         )
 
     async def _local(self, caller: Caller, file: InputFile) -> Source | None:

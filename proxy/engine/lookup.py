@@ -103,6 +103,10 @@ class Lookup:
         ttl_s = prepared.policy.lifetime_s(is_pinned=prepared.described.is_pinned) - age_s
         return Found(record, grade, age_s, ttl_s, standing == "stretched")
 
+    def was_purged(self, record: ResultRecord) -> bool:
+        """Whether a result that was found some time ago has been purged since."""
+        return self._runs.was_purged(record)
+
     async def template(self, record: ResultRecord) -> HitTemplate | None:
         """The answer that a result gives, or ``None`` if a file of it is gone."""
         ready = self._renderer.ready(record)

@@ -35,7 +35,7 @@ from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running, weigh
-from proxy.engine.runs import Create, Prepared, Runs
+from proxy.engine.runs import Create, Prepared, Runs, subject_of_run
 from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
 from storage.records import ResultRecord
@@ -303,6 +303,8 @@ class Predictor:
         stored = [(number, member.found) for number, member in enumerate(members) if member.found is not None]
         while stored:
             number, found = stored.pop(self._pick(len(stored)))
+            if self._lookup.was_purged(found.record):
+                continue
             hit = await self._serve(create, found, "if-error", _of_pool(number, members))
             if hit is not None:
                 return hit
@@ -417,6 +419,7 @@ class Predictor:
         is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
         flight = self._runs.plan_flight(shared_key, now, is_refresh=is_refresh)
         flight.leader = self._gatekeeper.token_of(create.upstream, create.credential)
+        flight.subject = subject_of_run(prepared)
         flight.ending.add_done_callback(lambda _: ended())
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1

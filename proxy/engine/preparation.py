@@ -41,16 +41,41 @@ class Preparation:
             UpstreamRefused: the upstream refuses the credential with which a file was to be fetched.
             NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
         """
+        return await self._prepare(create)
+
+    async def is_observed(self, create: Create) -> bool:
+        """Whether the policy has the request passed on, and only looks at what would have become of it.
+
+        Raises:
+            NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
+        """
+        book = self._desk.book
+        if not book.observes:
+            return False
+        policy = book.find(create.controls.profile, (await _describe(create)).policy_name)
+        return policy is not None and policy.mode == "observe"
+
+    async def foresee(self, create: Create) -> Prepared:
+        """What ``prepare`` would settle if the policy's mode were ``on`` and the kill switch off.
+
+        Nobody is asked for it: files of somebody else stand in the key under their URLs (``Identified.reads_urls``).
+
+        Raises:
+            HotplateError: see ``prepare``.
+        """
+        return await self._prepare(create, foresees=True)
+
+    async def _prepare(self, create: Create, *, foresees: bool = False) -> Prepared:
         upstream = create.upstream
         desk = self._desk
-        described = await upstream.describe(create.target, create.credential)
-        if create.target.is_deployment:
-            described = replace(described, deployment=create.target.model)
+        described = await _describe(create)
         found = desk.book.find(create.controls.profile, described.policy_name)
+        if foresees and found is not None:
+            found = replace(found, mode="on")
         policy = found or DEFAULT_POLICY
         controls = permitted(policy, create.controls)
-        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache)
-        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached)
+        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache or foresees)
+        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached) and not foresees
         # What is learned now is known at the next request, too: both are to have one key.
         if is_learnable and await self._file_inputs.learn(create, create.given):
             learned = await upstream.describe(create.target, create.credential)
@@ -74,6 +99,7 @@ class Preparation:
             described.schema,
             wants_key=isinstance(plan, Cached),
             left_out=policy.left_out(given),
+            may_ask=not foresees,
         )
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)
@@ -83,6 +109,11 @@ class Preparation:
         if isinstance(plan, Cached):
             key = _derive(create, described, scope, policy, controls, identified.key_input, identified.files)
         return Prepared(described, plan, sent, identified.shown, key, scope, identified, policy, controls)
+
+
+async def _describe(create: Create) -> ModelDescription:
+    described = await create.upstream.describe(create.target, create.credential)
+    return replace(described, deployment=create.target.model) if create.target.is_deployment else described
 
 
 def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:

@@ -22,7 +22,7 @@ from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import Running
-from proxy.engine.runs import Create, Prepared, Runs, TakenUp
+from proxy.engine.runs import Create, Prepared, Runs, TakenUp, subject_of_run
 from proxy.upstreams.base import Progress, Upstream
 from storage.digest import RecordId
 
@@ -122,6 +122,7 @@ class Resumption:
         flight = self._runs.plan_flight(
             run.key if is_shared else None, run.started_at, run.record_id, is_refresh=run.is_refresh
         )
+        flight.subject = subject_of_run(prepared)
         # Its clients were answered already, so it counts as taken. One that is run once more starts anew.
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"

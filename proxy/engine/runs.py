@@ -32,6 +32,7 @@ from proxy.core.policy import (
     may_keep_text,
     plan_store,
 )
+from proxy.core.purging import PurgeLog, Subject, names_of, subject_of
 from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.books import Books
@@ -141,10 +142,12 @@ class Runs:
         ongoing: Ongoing,
         remains: Remains,
         streams: Streams,
+        purges: PurgeLog,
         observe_run: RunObserver,
         books: Books,
         now: Callable[[], float],
     ) -> None:
+        self._purges = purges
         self._results = results
         self._ingestor = ingestor
         self._renderer = renderer
@@ -353,13 +356,15 @@ class Runs:
             upstream_id=outcome.upstream_id,
             is_streamable=self._streams.is_streamable(flight),
             deployment=prepared.described.deployment,
-            tags=prepared.controls.tags,
+            tags=prepared.controls.purge_tags,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         is_text_kept = may_keep_text(prepared.policy, prepared.key_input, outcome.output)
         decision = plan_store(prepared.plan, outcome.status, files, stored_files, is_text_kept=is_text_kept)
         is_stored = False
-        if isinstance(decision, Store):
+        # What was purged while it was made is for those alone who wait for it, and lies nowhere on the disk.
+        is_purged = self._is_purged(flight, record)
+        if isinstance(decision, Store) and not is_purged:
             record = replace(record, stream_log=await self._streams.keep_log(flight, record))
             replaced = await self._results.get_complete(record.key)
             if replaced is not None:
@@ -367,14 +372,24 @@ class Runs:
             try:
                 await self._results.put(record)
                 is_stored = True
+                if is_purged := self._is_purged(flight, record):  # a moment ago
+                    await self._results.remove(record.key)
+                    is_stored = False
             except StorageError as error:
                 _log.warning("result_not_stored", reason=type(error).__name__, detail=str(error))
-        may_remain = prepared.plan != Bypass("request") and not ingested.left
+        may_remain = prepared.plan != Bypass("request") and not ingested.left and not is_purged
         if not is_stored and may_remain and (not record.files or ingested.are_stored):
             await self._remains.keep(record)
         left = tuple((file.path, file.url) for file in ingested.left)
         # Files may stand in the output as megabytes of base64, and a flight is remembered for an hour.
         return Landed(replace(outcome, output=None), record, is_stored, left)
+
+    def _is_purged(self, flight: Flight, record: ResultRecord) -> bool:
+        return self._purges.covers(subject_of(record), flight.started_at)
+
+    def was_purged(self, record: ResultRecord) -> bool:
+        """Whether a stored result has been purged since it was found."""
+        return self._purges.covers(subject_of(record), record.created_at)
 
     def _found_inside(self, record: ResultRecord) -> Landed:
         outcome = Outcome(
@@ -403,6 +418,12 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def subject_of_run(prepared: Prepared) -> Subject:
+    """What a purge can know a run by while it is on its way."""
+    described = prepared.described
+    return Subject(prepared.key, None, names_of(described.model, described.deployment), prepared.controls.purge_tags)
 
 
 def _go_on(flight: Flight, progress: Progress) -> None:
@@ -435,7 +456,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         credential=create.credential if create.upstream.has_accounts else None,
         started_at=flight.started_at,
         profile=prepared.controls.profile,
-        tags=prepared.controls.tags,
+        tags=prepared.controls.purge_tags,
         is_refresh=flight.is_refresh,
         is_behind=flight.is_behind,
         repeats=repeats,

@@ -7,6 +7,7 @@ has not ended says ``starting``, because the clients take any other word for the
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -18,6 +19,7 @@ from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
 from proxy.core.requests import CreateBody, is_slug, parse_cancel_after, parse_create, parse_prefer_wait
 from proxy.engine.coalescer import Landed
+from proxy.engine.observer import Watch
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create
@@ -65,6 +67,15 @@ class Predictions:
         visitor = await services.gatekeeper.identify(upstream, credential)
         exchange.note.upstream = upstream.name
         await services.gatekeeper.check_create(upstream, credential, target)
+        controls = parse_controls(exchange.headers, exchange.scope.get("hotplate.profile"))
+        is_observed = False
+        if services.policies.book.observes:
+            asked = Create(upstream, target, parsed.input, credential, visitor.owner, 0.0, controls)
+            is_observed = await services.preparation.is_observed(asked)
+            if is_observed and upstream.kind == "replicate":
+                await self._pass_on(exchange, asked, body)
+                return
+            del asked
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
             ended = services.budgets.begin(visitor.owner)  # it makes a run as well
@@ -80,24 +91,47 @@ class Predictions:
             services.webhook_secrets.learn(upstream, credential, visitor.owner)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
         deadline_s = parse_cancel_after(exchange.headers.get("cancel-after"))
-        answer = await services.predictor.create(
-            Create(
-                upstream=upstream,
-                target=target,
-                given=parsed.input,
-                credential=credential,
-                scope=visitor.owner,
-                wants_s=wait_s or 0.0,
-                controls=parse_controls(exchange.headers, exchange.scope.get("hotplate.profile")),
-                webhook=parsed.webhook,
-                deadline_s=deadline_s,
-            )
+        create = Create(
+            upstream=upstream,
+            target=target,
+            given=parsed.input,
+            credential=credential,
+            scope=visitor.owner,
+            wants_s=wait_s or 0.0,
+            controls=controls,
+            webhook=parsed.webhook,
+            deadline_s=deadline_s,
         )
+        watch: Watch | None = None
+        if is_observed and not services.policies.is_bypassed:
+            with contextlib.closing(services.observer.watch(create)) as watch:
+                answer = await services.predictor.create(create)
+                if isinstance(answer, Running):
+                    watch.follow(answer.flight)
+        else:
+            answer = await services.predictor.create(create)
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
-            del parsed  # what of its input others share is in ``answer``
-            await self._send_running(exchange, answer, wait_s, began)
+            del parsed, create  # what of its input others share is in ``answer``
+            await self._send_running(exchange, answer, wait_s, began, watch)
+
+    async def _pass_on(self, exchange: Exchange, create: Create, body: bytes) -> None:
+        """Pass a create on as it came: ids, polls and files stay the upstream's own.
+
+        The kill switch does not change what clients of a pure pass-through see; nothing is counted meanwhile.
+        """
+        exchange.note.outcome = "bypass"
+        ended = self._services.budgets.begin(create.scope)
+        try:
+            self._services.books.relayed(create.upstream.name, create.target, create.scope)
+            if self._services.policies.is_bypassed:
+                await self._passthrough.relay(exchange, create.upstream, body, detail="off")
+                return
+            with contextlib.closing(self._services.observer.watch(create)) as watch:
+                await self._passthrough.relay(exchange, create.upstream, body, detail=watch.detail, heard=watch.heard)
+        finally:
+            ended()
 
     def _must_relay(self, parsed: CreateBody, upstream: Upstream) -> bool:
         """Whether the request asks for something that only the upstream itself can do for it.
@@ -141,7 +175,9 @@ class Predictions:
             headers.append((b"link", hit.template.links))
         await exchange.respond(201, headers, body)
 
-    async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
+    async def _send_running(
+        self, exchange: Exchange, entry: Running, wait_s: float | None, began: float, watch: Watch | None
+    ) -> None:
         services = self._services
         # With too many waiting already this one is told at once, as if its time had run out: it can poll.
         with services.waiting.place(entry.flight) as has_place:
@@ -162,7 +198,7 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", prediction_url(services.base_url, entry.id).encode()),
-            (b"cache-status", _cache_status(entry, landed).encode()),
+            (b"cache-status", _cache_status(entry, landed, watch).encode()),
             (b"server-timing", _server_timing(landed, began).encode()),
         ]
         if landed is not None and landed.record is not None and landed.record.files:
@@ -193,7 +229,7 @@ class Predictions:
                 exchange.note.outcome, exchange.note.upstream = "own", upstream.name
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
                 return
-        await self._passthrough.handle(exchange)
+        await self._passthrough.handle(exchange, services.observer.listener(exchange.params["id"]))
 
 
 def _comes_in_pieces(output: JsonValue) -> bool:
@@ -236,9 +272,11 @@ def _outcome_word(entry: Running, landed: Landed | None) -> str:
     return "cold_miss" if landed.outcome.boot_s > 0 else "warm_miss"
 
 
-def _cache_status(entry: Running, landed: Landed | None) -> str:
+def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None = None) -> str:
     """``Cache-Status`` of an answer that is no hit. Source: RFC 9211 section 2."""
     parts = [CACHE_NAME]
+    if watch is not None:
+        return f'{CACHE_NAME}; fwd=bypass; detail="{watch.detail()}"'
     if isinstance(entry.plan, Bypass):
         parts += ["fwd=request" if entry.plan.reason == "request" else "fwd=bypass", f"detail={entry.plan.reason}"]
         return "; ".join(parts)
