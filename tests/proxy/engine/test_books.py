@@ -396,7 +396,8 @@ class TestRows:
             for _ in range(48):
                 clock.advance(3600.0)
                 made.hit("replicate", "acme/pixel", SCOPE, 2.0, 1)
-                await asyncio.sleep(0.01)
+                while made._stock_at < clock():
+                    await asyncio.sleep(0.001)
             stored = [group["kinds"]["stored"]["count"] for group in (await made.report(3, Selection("day")))["groups"]]
             assert sum(stored) == pytest.approx(48.0)
             assert max(stored) == pytest.approx(24.0, abs=1.5)
