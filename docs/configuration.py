@@ -19,10 +19,10 @@ HEAD = """# Configuration
 
 *Written by `make docs` from the settings themselves; edit `proxy/settings.py` and `storage/settings.py` instead.*
 
-Settings are read once at start. The first source that names a value wins: the command line's options,
-`HOTPLATE_SECTION__NAME` environment variables, the TOML file (`--config FILE`, `HOTPLATE_CONFIG`, or `hotplate.toml` in
-the current folder), the defaults. Lists and tables in environment variables are JSON, e.g.
-`HOTPLATE_AUTH__TOKENS='["…"]'`. A wrong setting stops the start with one line that names it.
+Settings are read once at start, policies also at a [reload](operating.md). The first source that names a value wins:
+the command line's options, `HOTPLATE_SECTION__NAME` environment variables, the TOML file (`--config FILE`,
+`HOTPLATE_CONFIG`, or `hotplate.toml` in the current folder), the defaults. Lists and tables in environment variables
+are JSON, e.g. `HOTPLATE_AUTH__TOKENS='["…"]'`. A wrong setting stops the start with one line that names it.
 
 ```toml
 # hotplate.toml: Replicate's API for everything, but one model on two servers of our own
@@ -92,7 +92,7 @@ def _type(annotation: Any) -> str:
     if origin is tuple:
         return f"list of {_type(get_args(annotation)[0])}"
     if origin is dict:
-        return "table of text"
+        return f"table of {_type(get_args(annotation)[1])}"
     names = {str: "text", int: "integer", float: "number", bool: "boolean", Path: "path"}
     return {**names, ByteSize: "size, e.g. `20GiB`", SecretStr: "secret text"}.get(annotation, str(annotation))
 

@@ -22,8 +22,10 @@ from proxy.engine.courier import GRACE_S
 from proxy.logs import RequestLog
 from proxy.middleware.access_log import AccessLog
 from proxy.middleware.guard import LOOPBACK_NAMES, Guard
+from proxy.routes.controls import Controls
 from proxy.routes.directory import Directory
 from proxy.routes.exchange import Endpoint, Exchange, Room
+from proxy.routes.explain import Explain
 from proxy.routes.files import Files
 from proxy.routes.hooks import HookPosts
 from proxy.routes.listing import PredictionList
@@ -34,6 +36,7 @@ from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
 from proxy.routes.progress import ProgressPosts
 from proxy.routes.streams import Streams
+from proxy.routes.tokens import TokenDesk
 from proxy.routes.webhooks import Webhooks
 from proxy.services import Services
 from proxy.settings import Settings
@@ -90,6 +93,9 @@ async def build_application(
         ]
         upstreams = [entry.upstream for entry in entries]
         services = build_services(settings, base_url, secrets, storage, Catalog(entries), egress, desk, hook_desk)
+        await services.gatekeeper.load()
+        await services.kill_switch.resume()
+        await services.purging.resume()
         if settings.webhooks.enabled:
             await services.courier.resume()
         await services.books.open()
@@ -110,6 +116,7 @@ async def build_application(
         for upstream in upstreams:
             await upstream.aclose()
         await services.webhook_secrets.aclose()
+        await services.gatekeeper.aclose()
         await egress.aclose()
         await services.journal.drain()
         await services.history.drain()
@@ -182,7 +189,10 @@ def public_app(services: Services, log: RequestLog) -> ASGIApp:
 
 def own_names(services: Services) -> frozenset[str] | None:
     """Host names that may be asked where the listener is open to everybody on this machine."""
-    is_open = not services.settings.auth.tokens and any(not one.has_accounts for one in services.catalog.upstreams)
+    auth = services.settings.auth
+    is_open = auth.mode == "passthrough" and not auth.tokens
+    is_open = is_open and any(not one.has_accounts for one in services.catalog.upstreams)
+    is_open = is_open or (auth.mode == "open" and not auth.open_to_all)
     if not is_open:
         return None
     base = urlsplit(services.base_url).hostname
@@ -196,13 +206,30 @@ def own_names(services: Services) -> frozenset[str] | None:
 
 def admin_app(services: Services, operations: Operations, log: RequestLog) -> ASGIApp:
     """The operator's listener."""
+    tokens = TokenDesk(services)
+    controls, explain = Controls(services), Explain(services)
     routes = [
         Route("/livez", Endpoint({"GET": operations.livez})),
         Route("/readyz", Endpoint({"GET": operations.readyz})),
         Route("/metrics", Endpoint({"GET": operations.guarded(operations.metrics)})),
         Route("/_hotplate/status", Endpoint({"GET": operations.guarded(operations.status)})),
+        Route(
+            "/_hotplate/tokens",
+            Endpoint({"GET": operations.guarded(tokens.list), "POST": operations.guarded(tokens.add)}),
+        ),
+        Route("/_hotplate/tokens/{name:path}", Endpoint({"DELETE": operations.guarded(tokens.revoke)})),
+        Route(
+            "/_hotplate/bypass",
+            Endpoint({"GET": operations.guarded(controls.bypass), "POST": operations.guarded(controls.switch)}),
+        ),
+        Route("/_hotplate/policies", Endpoint({"GET": operations.guarded(controls.policies)})),
+        Route("/_hotplate/reload", Endpoint({"POST": operations.guarded(controls.reload)})),
+        Route("/_hotplate/observed", Endpoint({"GET": operations.guarded(controls.observed)})),
+        Route("/_hotplate/purge", Endpoint({"POST": operations.guarded(controls.purge)})),
+        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(explain.explain)})),
+        Route("/_hotplate/explain/diff", Endpoint({"POST": operations.guarded(explain.compare)})),
+        Route("/_hotplate/explain/{id}", Endpoint({"GET": operations.guarded(explain.prediction)})),
         Route("/_hotplate/stats", Endpoint({"GET": operations.guarded(operations.stats)})),
-        Route("/_hotplate/explain", Endpoint({"POST": operations.guarded(operations.explain)})),
         Route(POSTS_PATH + "{token}", Endpoint({"POST": ProgressPosts(services.desk).post}, _nowhere)),
     ]
     names = None

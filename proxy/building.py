@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.entitlement import Groups
 from proxy.core.ids import IdMint
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
+from proxy.core.purging import PurgeLog
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
+from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.channel import CoreChannel
@@ -20,20 +24,26 @@ from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.edge_channel import EdgeChannel
+from proxy.engine.explaining import Explainer
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
+from proxy.engine.observer import Observer
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk, price_of
 from proxy.engine.predictor import Predictor
 from proxy.engine.preparation import Preparation
+from proxy.engine.purging import Purging
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.reload import Reload
 from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
 from proxy.engine.renderer import Renderer
@@ -42,7 +52,7 @@ from proxy.engine.rows import RowWriter
 from proxy.engine.runs import Runs
 from proxy.engine.spool import Spool
 from proxy.engine.streams import Streams
-from proxy.engine.topics import ToldBooks, ToldHistory, ToldMetrics, ToldRecent, announce, collect, follow
+from proxy.engine.topics import ToldBooks, ToldHistory, ToldMetrics, ToldRecent, announce, collect, follow, heed, share
 from proxy.engine.uploads import Uploads
 from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
@@ -58,10 +68,11 @@ from proxy.settings import (
     is_loopback,
 )
 from proxy.upstreams.addresses import is_literal, is_public, parse_origin
-from proxy.upstreams.base import Outcome, Upstream
+from proxy.upstreams.base import Credential, Outcome, Upstream
 from proxy.upstreams.catalog import Catalog
 from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
+from proxy.upstreams.holding import HoldingUpstream
 from proxy.upstreams.hook_desk import HookDesk
 from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.news_desk import NewsDesk
@@ -127,14 +138,25 @@ def build_services(
     metrics.export_money(tuple(upstream.name for upstream in catalog.upstreams), books.since_start)
     journal = Journal(rows)
     ongoing = Ongoing(rows, Sealer(secrets))
-    remains = Remains(rows, Sealer(secrets), storage.blobs)
+    purges = PurgeLog()
+    remains = Remains(rows, Sealer(secrets), storage.blobs, purges)
     history = History(storage.ledger, time.time) if edge is None else ToldHistory(edge.channel, storage, time.time)
     gatekeeper = Gatekeeper(
         secrets,
         [token.get_secret_value() for token in settings.auth.tokens],
         settings.auth.accept_for_s,
         time.monotonic,
+        mode=settings.auth.mode,
+        stretch_s=settings.auth.auth_stale_if_error_s,
+        groups=Groups.of(settings.auth.groups),
+        notes=storage.notes if edge is None else None,
+        wall=time.time,
+        spent_today=books.spent_today,
+        observe_stretched=metrics.observe_stretched,
     )
+    for upstream in catalog.upstreams:
+        if isinstance(upstream, ReplicateUpstream):
+            upstream.on_refusal = partial(_refused, gatekeeper, upstream)
     webhook_secrets = WebhookSecrets(secrets, storage.notes, gatekeeper, catalog.upstreams, time.time)
     webhook_access = OutputAccess(origins=tuple(parse_origin(origin) for origin in settings.webhooks.origins))
     courier = Courier(
@@ -184,6 +206,7 @@ def build_services(
     streams = Streams(
         recent=recent,
         mint=mint,
+        book=stream_book,
         journal=journal,
         results=storage.results,
         remains=remains,
@@ -202,11 +225,15 @@ def build_services(
         ongoing=ongoing,
         remains=remains,
         streams=streams,
+        purges=purges,
         observe_run=lambda name, outcome: _observe(metrics, name, outcome),
         books=books,
         now=time.time,
     )
-    preparation = Preparation(file_inputs, policy_desk)
+    announcements = Announcements()
+    kill_switch = KillSwitch(policy_desk, storage.notes, announcements, time.time)
+    metrics.bypass.set_function(lambda: float(kill_switch.is_on))
+    preparation = Preparation(file_inputs, gatekeeper, policy_desk)
     lookup = Lookup(runs, gatekeeper, renderer, time.time)
     views = Views(
         results=storage.results,
@@ -248,6 +275,11 @@ def build_services(
         metrics.observe_left_behind,
         time.time,
     )
+    reload = Reload(settings, policy_desk, gatekeeper, books, announcements)
+    if edge is None:
+        share(channel, announcements, kill_switch, reload)
+    else:
+        heed(edge.channel, announcements)
     return Services(
         settings=settings,
         base_url=base_url,
@@ -255,6 +287,20 @@ def build_services(
         policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
+        announcements=announcements,
+        kill_switch=kill_switch,
+        reload=reload,
+        purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
+        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time, books.would_hit),
+        explainer=Explainer(
+            preparation=preparation,
+            desk=policy_desk,
+            storage=storage,
+            coalescer=coalescer,
+            gatekeeper=gatekeeper,
+            now=time.time,
+        ),
+        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,
@@ -291,6 +337,10 @@ def _input_access(settings: Settings) -> dict[str, OutputAccess]:
     }
 
 
+def _refused(gatekeeper: Gatekeeper, upstream: Upstream, token: str) -> None:
+    gatekeeper.refuse(upstream, Credential(token))
+
+
 def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     predict_s = outcome.metrics.get("predict_time")
     seconds = predict_s if isinstance(predict_s, (int, float)) else outcome.completed_at - outcome.started_at
@@ -306,7 +356,7 @@ def build_upstream(
         SettingsError: a local model's folder holds none.
     """
     if isinstance(one, ReplicateUpstreamSettings):
-        return ReplicateUpstream(
+        api = ReplicateUpstream(
             ReplicateSpec(
                 name=one.name,
                 base_url=one.base_url,
@@ -318,6 +368,7 @@ def build_upstream(
             egress=egress,
             desk=hook_desk if _is_told(one, settings) else None,
         )
+        return HoldingUpstream(api, one.token.get_secret_value()) if one.token is not None else api
     if isinstance(one, CogUpstreamSettings):
         return CogUpstream(
             CogSpec(

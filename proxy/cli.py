@@ -10,15 +10,15 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
 import typer
 import uvloop
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from proxy import __version__, logs
 from proxy.clientenv import Format, client_environment, listening_url, render_environment
+from proxy.commands import controls, explain, observed
+from proxy.commands.admin import ConfigOption
 from proxy.core.money import DAYS
 from proxy.data_dir import make_data_dir
 from proxy.demo import UPSTREAM, DemoFailed, run_demo
@@ -27,6 +27,7 @@ from proxy.serving import serve, tls_files
 from proxy.settings import Settings, SettingsError, load_settings
 from proxy.stats import read_stats, show_stats
 from proxy.supervisor import serve_workers
+from proxy.token_commands import tokens_app
 from storage.errors import StorageError
 
 app = typer.Typer(
@@ -36,9 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="TOML file; default: HOTPLATE_CONFIG, or hotplate.toml here.")
-]
+app.add_typer(tokens_app, name="tokens")
+
 HostOption = Annotated[str | None, typer.Option(help="Address of the public listener.")]
 PortOption = Annotated[int | None, typer.Option(help="Port of the public listener; 0 picks a free one.")]
 AdminPortOption = Annotated[int | None, typer.Option(help="Port of the admin listener; 0 picks a free one.")]
@@ -160,42 +160,11 @@ def _client_environment(settings: Settings) -> dict[str, str]:
     return client_environment(listening_url(settings), ca_file, ca_bundle_file)
 
 
-@app.command()
-def explain(
-    request: Annotated[Path, typer.Argument(help="JSON file with a create request's body; - for standard input.")],
-    config: ConfigOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Say how the key of a create request comes about; asks the running proxy, runs no model."""
-    settings = _settings(config)
-    try:
-        body = sys.stdin.buffer.read() if str(request) == "-" else request.read_bytes()
-    except OSError as error:
-        raise SettingsError(f"explain: {request}: {error.strerror}") from error
-    headers = {}
-    if settings.admin.token is not None:
-        headers["Authorization"] = f"Bearer {settings.admin.token.get_secret_value()}"
-    if token := os.environ.get("REPLICATE_API_TOKEN"):
-        headers["X-Explain-Authorization"] = f"Bearer {token}"
-    host = f"[{settings.admin.host}]" if ":" in settings.admin.host else settings.admin.host
-    url = f"http://{host}:{settings.admin.port}/_hotplate/explain"
-    try:
-        answer = httpx.post(url, content=body, headers=headers, timeout=30.0, trust_env=False)
-    except httpx.HTTPError as error:
-        raise SettingsError(f"explain: no proxy answers at {url}: start it with hotplate serve") from error
-    try:
-        document = answer.json()
-    except ValueError as error:
-        raise SettingsError(f"explain: something else answers at {url}: correct admin.port") from error
-    if answer.is_error:
-        raise SettingsError(f"explain: {document.get('title')}: {document.get('detail')}".strip())
-    if as_json:
-        print(json.dumps(document, indent=2))
-        return
-    table = Table(show_header=False, box=None)
-    for name, value in document.items():
-        table.add_row(name, Text(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)))
-    Console().print(table)
+app.command()(explain.explain)
+app.command()(observed.observe)
+app.command()(controls.bypass)
+app.command()(controls.reload)
+app.command()(controls.purge)
 
 
 @app.command()

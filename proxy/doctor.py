@@ -61,13 +61,14 @@ def diagnose(settings: Settings, token: str | None) -> Iterator[Finding]:
     for upstream in settings.upstream:
         if isinstance(upstream, ReplicateUpstreamSettings):
             checks.append((upstream.name, partial(_replicate, upstream)))
-            checks.append(("credential", partial(_credential, upstream, token)))
+            held = upstream.token.get_secret_value() if upstream.token is not None else None
+            checks.append(("credential", partial(_credential, upstream, held or token)))
         elif upstream.kind == "cog":
             for url in upstream.urls:
                 checks.append((upstream.name, partial(_cog, upstream.name, url)))
         else:
             checks.append((upstream.name, partial(_local, upstream.name, upstream.path)))
-    if any(upstream.kind != "replicate" for upstream in settings.upstream):
+    if settings.auth.mode != "passthrough" or any(upstream.kind != "replicate" for upstream in settings.upstream):
         checks.append(("own tokens", partial(_own_tokens, settings)))
     for name, check in checks:
         try:
@@ -213,6 +214,11 @@ def _clock(settings: Settings) -> Finding:
 
 
 def _own_tokens(settings: Settings) -> Finding:
+    if settings.auth.mode == "open":
+        whom = "everybody who reaches it" if settings.auth.open_to_all else "everybody on this machine"
+        return Finding("own tokens", True, f"none are needed: the proxy is open to {whom}")
+    if settings.auth.mode == "gateway":
+        return Finding("own tokens", True, "clients need one: hotplate tokens list shows them")
     if settings.auth.tokens:
         return Finding("own tokens", True, f"{len(settings.auth.tokens)} set; models without accounts need one")
     return Finding("own tokens", True, "none set; models without accounts are open to everybody on this machine")

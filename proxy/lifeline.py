@@ -3,7 +3,7 @@
 ::
 
     to the child      first line   ``Start``: its role, sockets and settings (with secrets, so never as arguments)
-                      then         ``["workers", [...]]``, ``["drain"]``, ``["stop"]``, ``["force"]``
+                      then         ``["workers", [...]]``, ``["reload"]``, ``["drain"]``, ``["stop"]``, ``["force"]``
                       the end      the supervisor is gone, however that came: the child ends within ``LAST_S``
     from the child    first line   ``["ready"]``, or ``["failed", kind, text]``
 
@@ -51,6 +51,8 @@ class Start:
         channel_path: the one on which it tells them what changes.
         sockets: descriptors of the listening sockets that are the child's, by name.
         settings: JSON values of all settings.
+        source: from where they were read, see ``Settings.source``.
+        is_again: the child takes the place of one that has ended.
     """
 
     role: Role
@@ -61,6 +63,8 @@ class Start:
     channel_path: str
     sockets: dict[str, int]
     settings: dict[str, Any]
+    source: tuple[str | None, dict[str, Any]] | None = None
+    is_again: bool = False
 
     def line(self) -> bytes:
         """As it goes to the child."""
@@ -86,7 +90,7 @@ def report(*words: str) -> None:
 
 def ignore_signals() -> None:
     """In a child: leave signals to the supervisor."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 
@@ -126,8 +130,8 @@ def hand_over(settings: Settings) -> dict[str, Any]:
     return values
 
 
-def take_over(values: dict[str, Any]) -> Settings:
-    """The settings that were handed over, whatever files and environment say by now."""
+def take_over(values: dict[str, Any], source: tuple[str | None, dict[str, Any]] | None = None) -> Settings:
+    """The settings that were handed over, whatever files and environment say by now; ``source``: see ``Start``."""
 
     class Given(Settings):
         @classmethod
@@ -141,7 +145,10 @@ def take_over(values: dict[str, Any]) -> Settings:
         ) -> tuple[PydanticBaseSettingsSource, ...]:
             return (init_settings,)
 
-    return Given(**values)
+    settings = Given(**values)
+    if source is not None:
+        settings._come_from(Path(source[0]) if source[0] is not None else None, source[1])
+    return settings
 
 
 def _plain(value: Any) -> Any:

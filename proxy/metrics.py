@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from proxy.core.money import KINDS, Kind, Line, earned, total_saved
+from proxy.core.observing import DOUBTS, VERDICTS, Doubt, Verdict
 
 OUTCOMES = (
     "hit",
@@ -78,6 +79,17 @@ class Metrics:
         self.outputs_left = Counter(
             "hotplate_outputs_left_total", "Output files that kept the upstream's own URL.", registry=self.registry
         )
+        self._stretched = Counter(
+            "hotplate_stretched_acceptances_total",
+            "Hits and look-ups given on an earlier acceptance, because the upstream could not be asked.",
+            ["upstream"],
+            registry=self.registry,
+        )
+        self.bypass = Gauge(
+            "hotplate_bypass",
+            "1 while the operator's switch has every create go past the cache.",
+            registry=self.registry,
+        )
         self.flights = Gauge("hotplate_runs_in_flight", "Runs on their way.", registry=self.registry)
         self._webhooks = Counter(
             "hotplate_webhooks_total",
@@ -88,6 +100,32 @@ class Metrics:
         self.webhooks_waiting = Gauge(
             "hotplate_webhooks_waiting", "Webhooks that wait or are on their way.", registry=self.registry
         )
+        self._observed = Counter(
+            "hotplate_observed_total",
+            "Requests that were only observed, by what the cache would have made of them.",
+            ["verdict"],
+            registry=self.registry,
+        )
+        self._observed_doubts = Counter(
+            "hotplate_observed_doubts_total",
+            "Reasons why runs that would have been saved are doubtful.",
+            ["doubt"],
+            registry=self.registry,
+        )
+        self._observed_seconds = Counter(
+            "hotplate_observed_saved_seconds_total",
+            "Compute seconds that observed requests would have saved.",
+            registry=self.registry,
+        )
+        self._observed_money = Counter(
+            "hotplate_observed_saved_money_total",
+            "What those would have cost, in the operator's currency.",
+            registry=self.registry,
+        )
+        for verdict in VERDICTS:
+            self._observed.labels(verdict)
+        for doubt in DOUBTS:
+            self._observed_doubts.labels(doubt)
         self._outcomes = {
             outcome: (self._requests.labels(outcome), self._request_seconds.labels(outcome)) for outcome in OUTCOMES
         }
@@ -98,6 +136,7 @@ class Metrics:
                 self._runs.labels(upstream, status)
             for how in LEFT_BEHIND:
                 self._left_behind.labels(upstream, how)
+            self._stretched.labels(upstream)
             self._run_seconds.labels(upstream)
             self._boot_waits.labels(upstream)
             self._boot_seconds.labels(upstream)
@@ -127,6 +166,21 @@ class Metrics:
     def observe_left_behind(self, upstream: str, how: str) -> None:
         """What became of a run that a former process left behind."""
         self._left_behind.labels(upstream, how).inc()
+
+    def observe_stretched(self, upstream: str) -> None:
+        """Somebody got something on an acceptance that is older than usual."""
+        self._stretched.labels(upstream).inc()
+
+    def observe_verdict(self, verdict: Verdict, doubts: tuple[Doubt, ...]) -> None:
+        """What would have become of one request that was passed on."""
+        self._observed.labels(verdict).inc()
+        for doubt in doubts:
+            self._observed_doubts.labels(doubt).inc()
+
+    def observe_would_save(self, seconds: float, money: float) -> None:
+        """One run that was made and would not have been."""
+        self._observed_seconds.inc(seconds)
+        self._observed_money.inc(money)
 
     def observe_webhook(self, outcome: str) -> None:
         """One attempt at a webhook, or the end of all."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from proxy.core.policy import Control, KeepsText, Mode, Policy
+from storage.records import JsonObject
 
 
 class PolicySettings(BaseModel):
     """How the models that match are cached. The first policy that matches holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     name: str | None = Field(
         default=None,
@@ -71,6 +74,11 @@ class PolicySettings(BaseModel):
     forbid: tuple[Control, ...] = Field(
         default=(), description="What requests may not ask for, by `Cache-Control` or the `Hotplate-*` headers."
     )
+
+    def to_json(self) -> JsonObject:
+        """The table as JSON, from which ``model_validate`` makes it again."""
+        table: JsonObject = json.loads(self.model_dump_json())  # endless times have no number in JSON
+        return table
 
     def policy(self) -> Policy:
         """The policy itself."""

@@ -163,13 +163,13 @@ class Stopping:
             self.force()
 
     @contextlib.contextmanager
-    def on_signals(self) -> Generator[None, None, None]:
-        """SIGTERM and SIGINT ask."""
+    def on_signals(self, reload: Callable[[], None]) -> Generator[None, None, None]:
+        """SIGTERM and SIGINT ask; SIGHUP calls ``reload``."""
         loop = asyncio.get_running_loop()
         handled = []
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number, act in ((signal.SIGTERM, self.ask), (signal.SIGINT, self.ask), (signal.SIGHUP, reload)):
             with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread: a test stops us otherwise
-                loop.add_signal_handler(number, self.ask)
+                loop.add_signal_handler(number, act)
                 handled.append(number)
         try:
             yield
@@ -255,7 +255,7 @@ async def serve(
         log_serving(addresses)
 
     try:
-        with stopping.on_signals():
+        with stopping.on_signals(application.services.reload.reload_soon):
             await listen(
                 [
                     Listener(application.public, public_socket, settings.limits, context, drain_timeout_s),

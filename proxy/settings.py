@@ -11,6 +11,7 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     field_validator,
@@ -30,6 +32,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from proxy.core.entitlement import AuthMode, Groups
 from proxy.core.policy import PolicyBook
 from proxy.policy_settings import PolicySettings
 from storage.settings import StorageSettings
@@ -123,8 +126,19 @@ class TlsSettings(_Section):
 
 
 class AuthSettings(_Section):
-    """Who may use the proxy."""
+    """Who may use the proxy, and who shares results with whom."""
 
+    mode: AuthMode = Field(
+        default="passthrough",
+        description="`passthrough` = clients carry their own tokens of the API behind; `gateway` = Hotplate holds that "
+        "token (`upstream.token`) and clients carry tokens of Hotplate's (`hotplate tokens`); `open` = Hotplate holds "
+        "it and clients need none.",
+    )
+    open_to_all: bool = Field(
+        default=False,
+        description="Whether `open` is meant for other machines, too: everybody who reaches the listener then spends "
+        "on the account behind the held token.",
+    )
     tokens: tuple[SecretStr, ...] = Field(
         default=(),
         description="Hotplate's own tokens, for upstreams without accounts (`cog`, `local`). Needed when the public "
@@ -136,12 +150,30 @@ class AuthSettings(_Section):
         le=3600,
         description="Seconds for which a credential that the upstream accepted may get hits.",
     )
+    auth_stale_if_error_s: float = Field(
+        default=86_400.0,
+        ge=0,
+        le=7 * 86_400,
+        description="Seconds for which it may get them while the upstream cannot be asked (no answer, an error of the "
+        "server's, too many requests), also across a restart. Less than `accept_for_s` counts as that.",
+    )
+    groups: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Groups that share results where a policy says `group:NAME`: by name their members, "
+        "`account:NAME` (or `account:TYPE/NAME`) and `token:tok_…`, the id that `hotplate tokens id` shows.",
+    )
 
     @field_validator("tokens")
     @classmethod
     def _usable(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for token in value:
             _check_token(token)
+        return value
+
+    @field_validator("groups")
+    @classmethod
+    def _are_groups(cls, value: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        Groups.of(value)
         return value
 
 
@@ -347,6 +379,10 @@ class ReplicateUpstreamSettings(_UpstreamBase):
 
     kind: Literal["replicate"]
     base_url: HttpUrl = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
+    token: SecretStr | None = Field(
+        default=None,
+        description="The API's token that Hotplate holds, for `auth.mode` `gateway` and `open`. No client sees it.",
+    )
     deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
     webhooks: Literal["auto", "on", "off"] = Field(
         default="auto",
@@ -474,6 +510,9 @@ class Settings(BaseSettings):
         default=(), description="How models are cached, in order; what none of them matches has the defaults."
     )
 
+    _read_anew: Callable[[], Settings] | None = PrivateAttr(default=None)
+    _source: tuple[str | None, dict[str, Any]] | None = PrivateAttr(default=None)
+
     @field_validator("data_dir")
     @classmethod
     def _is_folder(cls, value: Path) -> Path:
@@ -489,7 +528,15 @@ class Settings(BaseSettings):
         guarded = [upstream.name for upstream in self.upstream if upstream.kind != "replicate"]
         base_host = urlsplit(self.public.base_url or "").hostname or "localhost"
         reached = {"public.host": self.public.host, "public.base_url": base_host}
+        self._check_held_tokens()
+        self._check_groups()
         for field, host in reached.items():
+            if self.auth.mode == "open" and not is_loopback(host) and not self.auth.open_to_all:
+                raise ValueError(
+                    f"auth.open_to_all: must be true, because {field} ({host}) is not loopback and auth.mode is open"
+                )
+            if self.auth.mode != "passthrough":
+                continue
             if guarded and not is_loopback(host) and not self.auth.tokens:
                 raise ValueError(
                     f"auth.tokens: must be set, because {field} ({host}) is not loopback and upstream "
@@ -499,9 +546,44 @@ class Settings(BaseSettings):
             raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
         return self
 
+    def _check_groups(self) -> None:
+        for number, one in enumerate(self.policy):
+            kind, _, group = one.scope.partition(":")
+            # Own tokens may be of a group that the settings do not name.
+            if kind == "group" and self.auth.mode == "passthrough" and group not in self.auth.groups:
+                raise ValueError(f"policy.{number}.scope: auth.groups names no group {group!r}")
+
+    def _check_held_tokens(self) -> None:
+        for one in self.upstream:
+            if not isinstance(one, ReplicateUpstreamSettings):
+                continue
+            if self.auth.mode != "passthrough" and one.token is None:
+                raise ValueError(f"upstream.{one.name}.token: must be set, because auth.mode is {self.auth.mode}")
+            if self.auth.mode == "passthrough" and one.token is not None:
+                raise ValueError(
+                    f"upstream.{one.name}.token: has no use while auth.mode is passthrough: clients carry their own"
+                )
+
     def policy_book(self) -> PolicyBook:
         """All policies."""
         return PolicyBook([one.policy() for one in self.policy])
+
+    @property
+    def source(self) -> tuple[str | None, dict[str, Any]] | None:
+        """The file and the overrides from which these were read, as JSON values; ``None`` if they were not read."""
+        return self._source
+
+    def _come_from(self, path: Path | None, overrides: dict[str, Any]) -> None:
+        self._read_anew = lambda: load_settings(path, overrides)
+        self._source = (str(path) if path is not None else None, overrides)
+
+    def read_anew(self) -> Settings:
+        """The settings as they would be read now, from where these came; those that were not read stay.
+
+        Raises:
+            SettingsError: see ``load_settings``.
+        """
+        return self._read_anew() if self._read_anew is not None else self
 
     @property
     def scheme(self) -> Literal["http", "https"]:
@@ -554,11 +636,14 @@ def load_settings(config: Path | None = None, overrides: dict[str, Any] | None =
             return InitSettingsSource(settings_cls, overrides or {}), env_settings, init_settings
 
     try:
-        return Given(**values)
+        settings = Given(**values)
     except ValidationError as error:
         raise SettingsError(_one_line(error)) from error
     except SourceError as error:
         raise SettingsError(str(error)) from error
+    source = path.absolute() if path is not None else None
+    settings._come_from(source, overrides or {})
+    return settings
 
 
 def _one_line(error: ValidationError) -> str:

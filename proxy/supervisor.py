@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -101,6 +102,7 @@ class Supervisor:
                 channel_path=str(channel_path),
                 sockets={name: one.fileno() for name, one in sockets.items()},
                 settings=hand_over(settings),
+                source=settings.source,
             )
 
         self._core = Worker(start("core", 0, {**self._inner, "admin": admin_socket}), self._tell_core)
@@ -117,7 +119,7 @@ class Supervisor:
         """
         stopping = Stopping()
         keeping: list[asyncio.Task[None]] = []
-        with stopping.on_signals():
+        with stopping.on_signals(lambda: self._core.say("reload")):
             stop = asyncio.create_task(stopping.wait())
             try:
                 beginning = asyncio.create_task(self._begin())
@@ -230,6 +232,7 @@ class Worker:
             _log.error("worker_ended", role=self._start.role, pid=self._process.pid, status=status)
             await asyncio.sleep(pause_s)
             self._restarts += 1
+            self._start = replace(self._start, is_again=True)
             try:
                 await self.start()
             except (SettingsError, StorageError, OSError) as error:

@@ -28,7 +28,7 @@ def main() -> None:
     """Be what the first line of standard input says."""
     ignore_signals()
     start = read_start()
-    settings = take_over(start.settings)
+    settings = take_over(start.settings, start.source)
     log = logs.configure(settings.log.level, settings.log.format)
     run = run_core if start.role == "core" else run_edge
     try:
@@ -50,7 +50,18 @@ async def run_core(start: Start, settings: Settings, log: RequestLog) -> None:
     def workers(known: list[dict[str, object]]) -> None:
         application.operations.workers = list(known)
 
-    follow({"workers": workers, "drain": application.drain, "stop": stopping.ask, "force": stopping.force})
+    reload = application.services.reload.reload_soon
+    if start.is_again:
+        reload()  # what held when the former one ended is read from where it came, as at any restart
+    follow(
+        {
+            "workers": workers,
+            "reload": reload,
+            "drain": application.drain,
+            "stop": stopping.ask,
+            "force": stopping.force,
+        }
+    )
     drain_timeout_s = settings.limits.drain_timeout_s
     sockets = _sockets(start)
     try:

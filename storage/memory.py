@@ -7,7 +7,7 @@ event loop's.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -57,6 +57,11 @@ class ByteLru(Generic[K, V]):
         """Forget everything."""
         self._entries.clear()
         self._used_bytes = 0
+
+    def discard_where(self, is_meant: Callable[[V], bool]) -> None:
+        """Forget every entry whose value ``is_meant``."""
+        for key in [key for key, (value, _) in self._entries.items() if is_meant(value)]:
+            self.discard(key)
 
     @property
     def used_bytes(self) -> int:

@@ -6,7 +6,7 @@ giving up the event loop on reads, and hand every write to one writer thread.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,6 +53,34 @@ class ActionCache(Protocol):
 
         Raises:
             StorageUnavailable: it could not be removed.
+        """
+        ...
+
+    async def remove_all(self, keys: Sequence[PredictionKey]) -> int:
+        """Forget the records under ``keys``, all or none of them; how many there were.
+
+        Raises:
+            StorageUnavailable: they could not be removed.
+        """
+        ...
+
+    async def tagged(self, tag: str, after: PredictionKey | None, limit: int) -> list[PredictionKey]:
+        """Keys of live records that have ``tag``, in their order, at most ``limit`` of those beyond ``after``.
+
+        As quick with many records as with few.
+
+        Raises:
+            StorageUnavailable: they cannot be told now.
+        """
+        ...
+
+    async def page(self, after: PredictionKey | None, limit: int) -> list[ResultRecord]:
+        """Live records in the order of their keys, at most ``limit`` of those beyond ``after``; ``[]`` at the end.
+
+        Records that cannot be read are left out; a page is empty only where there are no more.
+
+        Raises:
+            StorageUnavailable: they cannot be told now.
         """
         ...
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from storage.counters import StorageCounters
@@ -123,6 +123,35 @@ class ResultStore:
             self._recent.clear()
         else:
             self._recent.discard(key)
+
+    async def remove_all(self, keys: Sequence[PredictionKey]) -> int:
+        """Forget the records under ``keys``, on the disk and in memory, in one step; how many there were.
+
+        Once begun it is carried out, even if the caller is cancelled.
+
+        Raises:
+            StorageUnavailable: they could not be removed.
+        """
+        removed = 0
+
+        async def change() -> None:
+            nonlocal removed
+            for key in keys:
+                self._begin_change(key)
+            try:
+                removed = await self._actions.remove_all(keys)
+            finally:
+                for key in keys:
+                    self._end_change(key, self._changes)
+
+        if keys:
+            await self._to_the_end(change())
+        return removed
+
+    def forget_where(self, is_meant: Callable[[ResultRecord], bool]) -> None:
+        """Let go of records in memory alone: somebody else has removed them, or is about to."""
+        self._changes += 1
+        self._recent.discard_where(lambda entry: is_meant(entry[0]))
 
     async def settle(self) -> None:
         """Wait for the changes that were begun; how each of them ended is told to its caller alone."""

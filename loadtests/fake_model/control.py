@@ -20,6 +20,7 @@ def control_routes(world: World) -> list[Route]:
     - ``/_gate``: POST ``{"closed": true}`` holds runs
     - ``/_options``: POST changes options by name, DELETE restores them
     - ``/_expire``: POST ends the life of all outputs and data; ``{"files": true}`` that of uploaded files, too
+    - ``/_revoked``: POST ``{"token": "..."}`` ends a token's life, DELETE brings all back
     - ``/_release``: POST ``{"model": "owner/name"}`` gives a model a new version, which makes other outputs
     """
 
@@ -62,6 +63,13 @@ def control_routes(world: World) -> list[Route]:
         world.expire(has_files=bool(given.get("files")))
         return Response(status_code=204)
 
+    async def revoked(request: Request) -> Response:
+        if request.method == "DELETE":
+            world.revoked.clear()
+        else:
+            world.revoked.add(orjson.loads(await request.body())["token"])
+        return Response(status_code=204)
+
     async def release(request: Request) -> Response:
         try:
             model = world.registry.release(orjson.loads(await request.body())["model"])
@@ -75,5 +83,6 @@ def control_routes(world: World) -> list[Route]:
         Route("/_gate", gate, methods=["POST"]),
         Route("/_options", options, methods=["POST", "DELETE"]),
         Route("/_expire", expire, methods=["POST"]),
+        Route("/_revoked", revoked, methods=["POST", "DELETE"]),
         Route("/_release", release, methods=["POST"]),
     ]

@@ -90,8 +90,18 @@ class FakeModel:
         version: str = self._ask("POST", "_release", {"model": model}).json()["version"]
         return version
 
+    def revoke(self, token: str) -> None:
+        """End a token's life: it gets 401 from now on, until ``reset``."""
+        self._ask("POST", "_revoked", {"token": token})
+
+    def clear_faults(self) -> None:
+        """No fault waits any more."""
+        self._ask("DELETE", "_fault")
+
     def reset(self) -> None:
-        """No faults, an open gate, the options of the start, counters at zero; predictions, files, outputs stay."""
+        """No faults, no revoked token, an open gate, the options of the start, counters at zero; predictions, files,
+        outputs stay."""
+        self._ask("DELETE", "_revoked")
         self._ask("DELETE", "_options")
         self._ask("DELETE", "_fault")
         self._ask("DELETE", "_counters")

@@ -59,6 +59,7 @@ class Handlers:
             raise Problem(401, "You did not pass an authentication token", "Unauthenticated")
         account = self.world.account_of(token)
         if scheme.lower() not in ("bearer", "token") or account is None:
+            self.world.counts["refused"] += 1
             raise Problem(401, "You did not pass a valid authentication token", "Unauthenticated")
         return account
 

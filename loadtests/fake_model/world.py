@@ -52,6 +52,7 @@ _COUNTED = (
     "webhooks_failed",
     "webhooks_withheld",
     "throttled",
+    "refused",
 )
 
 
@@ -218,6 +219,7 @@ class World:
         self.outputs: dict[str, Output] = {}
         self.kept: dict[str, Output] = {}
         self.faults = Faults()
+        self.revoked: set[str] = set()
         self.counts: Counter[str] = Counter()
         self.runs: Counter[str] = Counter()
         self.ends: Counter[str] = Counter()
@@ -311,7 +313,7 @@ class World:
         return ended_at is not None and not prediction.is_kept and self.is_expired(ended_at)
 
     def account_of(self, token: str) -> str | None:
-        return self.options.accounts.get(token)
+        return self.options.accounts.get(token) if token not in self.revoked else None
 
 
 def _map(document: Any, change: Callable[[Any], Any]) -> Any:

@@ -12,14 +12,19 @@ says nothing of another's, two addresses do not show that they belong to one sco
 genuine is decided from the address alone, before any look at the disk.
 
 A stream is read without a credential, so its address is one itself: the seal is a keyed hash over the prediction's
-id. The token has a form that no file id has, neither Replicate's nor one of this proxy's own, since a stream of files
-shares its path with the files API: the JavaScript client makes files of a stream's outputs there and nowhere else.
+id and a tag of the scope whose result it tells, and holds that tag, whitened with the id. So what the id's number leads
+to later is told only if it is that scope's. The token has a form that no file id has, neither Replicate's nor one of
+this proxy's own, since a stream of files shares its path with the files API: the JavaScript client makes files of a
+stream's outputs there and nowhere else.
 """
 
 from __future__ import annotations
 
 import re
 import secrets as entropy
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import blake3
 from cryptography.hazmat.primitives.ciphers import Cipher
@@ -36,6 +41,7 @@ TEXT_STREAMS_PREFIX = "/v1/streams/"
 
 _SEAL = re.compile(r"[0-9a-f]{32}")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_TAG_BYTES = 4
 _STREAM = re.compile(r"([a-z2-7]{26})-([0-9a-f]{32})")
 
 
@@ -69,27 +75,59 @@ class AddressBook:
         return keyed_hash(self._key, b"check", tag, digest, name.encode())[:8]
 
 
+class StreamName(NamedTuple):
+    """What a genuine address of a stream names; ``tag`` tells whose result it tells (``StreamBook.fits``)."""
+
+    id: PredictionId
+    tag: bytes
+
+
 class StreamBook:
     """Makes and checks the addresses of predictions' streams."""
 
     def __init__(self, secrets: Secrets) -> None:
         self._key = secrets.streams
 
-    def path(self, prediction_id: PredictionId, *, makes_files: bool) -> str:
-        """The path at which the prediction is streamed; ``makes_files``: its outputs are files."""
-        return f"{streams_prefix(makes_files)}{prediction_id}-{self.seal(prediction_id.encode()).decode()}"
+    def path(self, prediction_id: PredictionId, scope: Scope, *, makes_files: bool) -> str:
+        """The path at which the prediction is streamed.
 
-    def seal(self, mark: bytes) -> bytes:
-        """The second half of the token of the prediction whose id is ``mark``, as 32 hex digits."""
-        # What is hashed under this key always has the length of an id, so it needs no framing.
-        return blake3.blake3(mark, key=self._key).digest(length=16).hex().encode()
+        Args:
+            scope: whose result it tells.
+            makes_files: its outputs are files.
+        """
+        seal = self.sealer(scope)(prediction_id.encode()).decode()
+        return f"{streams_prefix(makes_files)}{prediction_id}-{seal}"
 
-    def verify(self, token: str) -> PredictionId | None:
-        """The prediction that a genuine token names, ``None`` for any other text. Constant time in the seal."""
+    def sealer(self, scope: Scope) -> Callable[[bytes], bytes]:
+        """Gives the second half of a token, 32 hex digits, by the id of a prediction whose result is ``scope``'s."""
+        return partial(self._seal, self._tag(scope))
+
+    def verify(self, token: str) -> StreamName | None:
+        """What a genuine token names, ``None`` for any other text. Constant time in the seal."""
         found = _STREAM.fullmatch(token)
-        if found is None or not entropy.compare_digest(self.seal(found[1].encode()), found[2].encode()):
+        if found is None:
             return None
-        return PredictionId(found[1])
+        mark = found[1].encode()
+        tag = _xor(bytes.fromhex(found[2][: 2 * _TAG_BYTES]), self._mask(mark))
+        if not entropy.compare_digest(self._seal(tag, mark), found[2].encode()):
+            return None
+        return StreamName(PredictionId(found[1]), tag)
+
+    def fits(self, name: StreamName, scope: Scope) -> bool:
+        """Whether the address was made for a result of ``scope``. Constant time."""
+        return entropy.compare_digest(name.tag, self._tag(scope))
+
+    def _seal(self, tag: bytes, mark: bytes) -> bytes:
+        check = blake3.blake3(mark + tag, key=self._key).digest(length=16 - _TAG_BYTES)
+        return (_xor(tag, self._mask(mark)) + check).hex().encode()
+
+    # What is hashed under this key: 26 bytes for a mask, 30 for a check, 33 for a tag. So it needs no framing.
+
+    def _mask(self, mark: bytes) -> bytes:
+        return blake3.blake3(mark, key=self._key).digest(length=_TAG_BYTES)
+
+    def _tag(self, scope: Scope) -> bytes:
+        return blake3.blake3(b"s" + scope, key=self._key).digest(length=_TAG_BYTES)
 
 
 def streams_prefix(makes_files: bool) -> str:
@@ -103,4 +141,8 @@ def is_name(text: str) -> bool:
 
 
 def _whiten(block: bytes, digest: Digest) -> bytes:
-    return bytes(left ^ right for left, right in zip(block, digest[:16], strict=True))
+    return _xor(block, digest[:16])
+
+
+def _xor(left: bytes, right: bytes) -> bytes:
+    return (int.from_bytes(left, "big") ^ int.from_bytes(right, "big")).to_bytes(len(left), "big")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from proxy.core.cache_control import NO_DIRECTIVES, Directives, parse_cache_control
 from proxy.core.errors import BadRequest
+from proxy.core.purging import NAMESPACE_TAG
 
 MAX_POOL = 100
 MAX_TAGS = 16
@@ -43,6 +44,11 @@ class Controls:
     pool: int | None = None
     key: str = ""
     tags: tuple[str, ...] = ()
+
+    @property
+    def purge_tags(self) -> tuple[str, ...]:
+        """All names under which the result can be purged: its namespace is one of them."""
+        return (*self.tags, f"{NAMESPACE_TAG}{self.namespace}") if self.namespace else self.tags
 
 
 NO_CONTROLS = Controls()

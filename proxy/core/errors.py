@@ -6,6 +6,7 @@
     ├── BadRequest                400  body or header that cannot be read as what it claims to be
     │   └── InvalidJson           400  broken, doubtful or too deep JSON
     ├── Unauthenticated           401  no credential, or one that is not accepted
+    ├── PaymentRequired           402  the caller may spend no more today
     ├── Forbidden                 403  a host, origin or caller that may not ask this here
     ├── NotFound                  404  no such prediction, model, version, file or path
     ├── MethodNotAllowed          405
@@ -14,6 +15,7 @@
     ├── UnsupportedMedia          415  an encoded or non-JSON body
     ├── InputInvalid              422  the model's schema refuses the input
     ├── TooManyRuns               429  a caller's own bound that the operator has set; ``retry_after_s``
+    ├── RateLimited               429  more requests than this caller may make; ``retry_after_s``
     ├── Overloaded                503  a bounded queue is full; ``retry_after_s``
     ├── UpstreamUnavailable       502  the model service cannot be reached or answers nonsense
     ├── UpstreamTimeout           504  it did not answer in time
@@ -61,6 +63,10 @@ class InvalidJson(BadRequest):
 
 class Unauthenticated(HotplateError):
     status, code, title = 401, "unauthenticated", "Unauthenticated"
+
+
+class PaymentRequired(HotplateError):
+    status, code, title = 402, "payment_required", "Insufficient credit"
 
 
 class Forbidden(HotplateError):
@@ -122,6 +128,10 @@ class InputInvalid(HotplateError):
 
 class TooManyRuns(HotplateError):
     status, code, title = 429, "too_many_runs", "Too many requests"
+
+
+class RateLimited(HotplateError):
+    status, code, title = 429, "rate_limited", "Too many requests"
 
 
 class Overloaded(HotplateError):

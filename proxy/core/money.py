@@ -55,6 +55,9 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 MADE: tuple[Kind, ...] = ("made_succeeded", "made_failed", "made_canceled", "made_aborted")
+SPENT: tuple[Kind, ...] = (*MADE, "refresh")
+"""Runs that a request has caused."""
+
 SAVED: tuple[Kind, ...] = ("hit", "shared")
 UNEARNED: tuple[Kind, ...] = ("repeat", "heir", "fruitless", "ping", "refresh", "stored")
 REQUESTS: tuple[Kind, ...] = (*MADE, *SAVED, "left", "refused", "relayed")

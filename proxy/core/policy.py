@@ -108,6 +108,7 @@ class PolicyBook:
 
     def __init__(self, policies: Sequence[Policy] = ()) -> None:
         self.policies = tuple(policies)
+        self.observes = any(policy.mode == "observe" for policy in policies)
         self._profiles = frozenset(policy.name for policy in policies if policy.name is not None)
         self._found: dict[tuple[str | None, str], Policy | None] = {}
 
@@ -132,6 +133,15 @@ class PolicyBook:
             self._found.clear()
         self._found[profile, model] = policy
         return policy
+
+    def place(self, policy: Policy, model: str) -> tuple[int | None, str | None]:
+        """Where a policy that ``find`` gave for ``model`` stands, from 1, and which of its globs matches; ``None`` for
+        the defaults."""
+        for number, one in enumerate(self.policies, 1):
+            if one is policy:
+                globs = (glob for glob in one.models if glob == "*" or fnmatchcase(model, glob))
+                return number, next(globs, None)
+        return None, None
 
     def _search(self, profile: str | None, model: str) -> Policy | None:
         own = [policy for policy in self.policies if policy.name == profile and profile is not None]

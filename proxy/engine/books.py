@@ -23,6 +23,7 @@ import structlog
 
 from proxy.core.money import (
     MAX_DAYS,
+    SPENT,
     Account,
     Kind,
     Line,
@@ -32,8 +33,9 @@ from proxy.core.money import (
     decode_lines,
     encode_lines,
     report,
+    sum_of,
 )
-from proxy.core.prices import PriceOf, storage_cost
+from proxy.core.prices import PriceOf, cost, storage_cost
 from proxy.engine.coalescer import Flight
 from proxy.engine.recent import Running
 from proxy.engine.rows import RowWriter
@@ -55,6 +57,9 @@ STOCK_S = 60.0
 
 MAX_ACCOUNTS = 2000
 """Accounts of one day. Whatever comes after these is counted under the model ``other`` of no scope."""
+
+MAX_SPENDERS = 100_000
+"""Scopes of which it is known what they have spent today."""
 
 OTHER = "other"
 NOBODY = Scope(bytes(32))
@@ -97,6 +102,7 @@ class Books:
         self._accounts: dict[tuple[str, str, Scope], Account] = {}
         self._unwritten: deque[Account] = deque()
         self._before: dict[str, dict[Kind, Line]] = {}
+        self._spent: dict[Scope, float] = {}
         self._stock_at = now()
         self._has_news = asyncio.Event()
         self._keeping: asyncio.Task[None] | None = None
@@ -108,6 +114,7 @@ class Books:
             account = Account(name, self._price_of(name.upstream, name.model), lines)
             self._accounts[name.upstream, name.model, Scope(bytes.fromhex(name.scope))] = account
             _subtract(self._before.setdefault(name.upstream, {}), lines)
+            self._spend(Scope(bytes.fromhex(name.scope)), sum_of(lines, SPENT).money)
         self._stock_at = self._now()
         self._keeping = asyncio.create_task(self._keep())
 
@@ -201,8 +208,14 @@ class Books:
         if account is None:
             account = self._open_account(upstream, model, scope)
         account.add(kind, seconds, outputs, times)
+        if kind in SPENT:
+            self._spend(scope, cost(account.price, seconds, outputs) * times)
         if account.is_written:
             self._is_changed(account)
+
+    def _spend(self, scope: Scope, money: float) -> None:
+        if scope in self._spent or len(self._spent) < MAX_SPENDERS:
+            self._spent[scope] = self._spent.get(scope, 0.0) + money
 
     def _is_changed(self, account: Account) -> None:
         if account.is_written:
@@ -219,6 +232,12 @@ class Books:
         )
         account.price = price
         return account
+
+    def spent_today(self, scope: Scope) -> float:
+        """What the runs that this scope caused since midnight (UTC) have cost; one on its way, once it has ended."""
+        if self._now() >= self._day_ends_at:
+            self._end_day()
+        return self._spent.get(scope, 0.0)
 
     # -- reading -----------------------------------------------------------------------------------------
 
@@ -264,6 +283,7 @@ class Books:
         for account in self._accounts.values():
             add_lines(self._before.setdefault(account.name.upstream, {}), account.lines)
         self._accounts = {}
+        self._spent.clear()
         self._begin_day(self._now())
 
     def _take_stock(self) -> None:
@@ -349,10 +369,9 @@ def model_of(described: ModelDescription, told: str | None = None) -> str:
     return told or described.model or described.version
 
 
-def account_of(record: ResultRecord) -> tuple[str, str, Scope]:
-    """Upstream, model and scope of whoever is served a stored result."""
-    model = f"{DEPLOYMENTS}{record.deployment}" if record.deployment is not None else record.model or record.version
-    return record.upstream, model, record.scope
+def model_of_record(record: ResultRecord) -> str:
+    """The model whose account a stored result is on."""
+    return f"{DEPLOYMENTS}{record.deployment}" if record.deployment is not None else record.model or record.version
 
 
 def outputs_of(record: ResultRecord) -> int:

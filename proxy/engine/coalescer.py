@@ -16,10 +16,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from proxy.core.errors import HotplateError, Overloaded
+from proxy.core.purging import Subject
 from proxy.core.tally import Tally
 from proxy.engine.partials import Partials
 from proxy.upstreams.base import Outcome, Progress
-from storage.digest import Digest, PredictionKey, RecordId, hash_bytes
+from storage.digest import Digest, PredictionKey, RecordId, Scope, hash_bytes
 from storage.records import JsonObject, JsonPath, ResultRecord
 
 WATCH_S = 5.0
@@ -48,6 +49,7 @@ class Flight:
 
     Attributes:
         answered_early: predictions that were answered before the run was taken, and are not cancelled.
+        leader: the scope of the token with which its upstream is asked.
         tally: the predictions that wait, for the ledger.
         was_found: there was no run: the result was in the store by then.
         worked_from: epoch seconds of the first news that the model works on it.
@@ -59,6 +61,7 @@ class Flight:
     ) -> None:
         self.record_id = record_id
         self.key = key
+        self.leader: Scope | None = None
         self.is_refresh = is_refresh
         self.started_at = started_at
         self.progress: Progress | None = None
@@ -70,6 +73,7 @@ class Flight:
         self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.tally = Tally()
         self.is_sent = False
+        self.subject: Subject | None = None
         self._watched_until = 0.0
         self.was_answered_early = False
         self.answered_early = 0
@@ -257,6 +261,11 @@ class Coalescer:
         if flight.sharers <= 0 and flight.landed is None:
             self._forget(flight)
             flight.cancel()
+
+    def part(self, is_meant: Callable[[Flight], bool]) -> None:
+        """Let nobody join the flights that ``is_meant`` any more; those who share one still get its result."""
+        for flight in [flight for flight in self._by_key.values() if is_meant(flight)]:
+            self._forget(flight)
 
     def _forget(self, flight: Flight) -> None:
         if flight.key is not None and self._by_key.get((flight.key, flight.is_refresh)) is flight:

@@ -73,6 +73,7 @@ class Identified:
         files: places and digests of the files that are keyed by their bytes.
         sources: what ``materialise`` needs; it lets go of them.
         bypass: why there can be no key.
+        reads_urls: it is keyed by the names of files that would have had to be read, since nobody might be asked.
     """
 
     key_input: JsonObject = field(default_factory=dict)
@@ -80,6 +81,7 @@ class Identified:
     files: tuple[tuple[JsonPath, Digest], ...] = ()
     sources: tuple[Source, ...] = ()
     bypass: Reason | None = None
+    reads_urls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class FileInputs:
         *,
         wants_key: bool,
         left_out: Collection[str] = (),
+        may_ask: bool = True,
     ) -> Identified:
         """Which bytes the files of ``given`` are.
 
@@ -138,6 +141,7 @@ class FileInputs:
             schema: of the version that will run, where it is known.
             wants_key: otherwise nothing is hashed or fetched.
             left_out: fields that do not enter the key, so that it does not matter what a URL in them names.
+            may_ask: somebody else may be asked for a file.
 
         Raises:
             UpstreamRefused: the upstream refuses the credential; asked before anything is fetched for it.
@@ -155,10 +159,11 @@ class FileInputs:
         if left_out:
             given = {name: value for name, value in given.items() if name not in left_out}
             found = [file for file in found if file.path[0] in given]
-        remote = await self._hashable(caller, given, found, schema)
+        remote = await self._hashable(caller, given, found, schema) if may_ask else []
         files = (*(source.file for source in keyed), *remote)
         holes = [(file.path, None) for file in files if file.path[0] in given]
-        if holds_url(substitute(given, holes), self._by_url):
+        reads_urls = holds_url(substitute(given, holes), self._by_url)
+        if reads_urls and may_ask:
             bypass, remote = "url-input", []
         fetched = await self._fetched(caller, remote)
         if fetched is None:
@@ -172,6 +177,7 @@ class FileInputs:
             shown=substitute(key_input, [(source.file.path, None) for source in keyed if source.file.kind == "data"]),
             files=tuple((source.file.path, source.digest) for source in keyed if source.digest is not None),
             sources=tuple(sources),
+            reads_urls=reads_urls,
         )
 
     async def _local(self, caller: Caller, file: InputFile) -> Source | None:
@@ -180,12 +186,15 @@ class FileInputs:
             parts = file.name.split("/")
             digest = self._addresses.verify(*parts) if len(parts) == 3 else None
             return Source(file, digest) if digest is not None else None
-        if caller.upstream.files_url is not None:
+        if caller.upstream.files_url is not None and caller.upstream.has_accounts:
             upload = await self._uploads.recall(caller.upstream.name, caller.scope, file.name)
             if upload is not None:
                 return Source(file, upload.digest, upload=upload)
             return Source(file, None) if file.is_own else None
         own = await self._uploads.find(self._gatekeeper.files_scope(caller.credential), file.name)
+        if own is None and caller.upstream.files_url is not None:
+            # At an API whose token Hotplate holds it may be what another caller's run was given.
+            raise _refusal(file.path, "there is no such file")
         return Source(file, own.digest, blob=blob_of(own)) if own is not None else None
 
     async def learn(self, caller: Caller, given: JsonObject) -> bool:
@@ -199,7 +208,7 @@ class FileInputs:
             return False
         if not self._remote_in(find_files(given, None, self._places(upstream))):
             return False
-        if not await self._gatekeeper.is_accepted(upstream, caller.credential, caller.scope):
+        if not await self._gatekeeper.is_accepted(upstream, caller.credential):
             return False
         return await upstream.input_schema(caller.target, caller.credential) is not None
 
@@ -220,7 +229,7 @@ class FileInputs:
         if caller.upstream.files_url is None:
             return urls
         if schema is None:
-            if not await self._gatekeeper.is_accepted(caller.upstream, caller.credential, caller.scope):
+            if not await self._gatekeeper.is_accepted(caller.upstream, caller.credential):
                 return []
             schema = await caller.upstream.input_schema(caller.target, caller.credential)
             found = find_files(given, schema, self._places(caller.upstream)) if schema is not None else []
@@ -234,7 +243,7 @@ class FileInputs:
             return None
         # Nobody is to have addresses asked through this proxy with a credential that is no good.
         upstream, credential, scope = caller.upstream, caller.credential, caller.scope
-        if upstream.has_accounts and not await self._gatekeeper.is_accepted(upstream, credential, scope):
+        if upstream.has_accounts and not await self._gatekeeper.is_accepted(upstream, credential):
             return None
         found = await asyncio.gather(*(self._remote.identify(upstream.name, scope, file.text) for file in files))
         sources = [
@@ -270,10 +279,10 @@ class FileInputs:
         is_faithful = True
         for path, source in sources.items():
             text: str | None = source.file.text
-            if source.file.kind == "upload":
+            if source.file.kind == "upload" and source.blob is None:
                 if source.file.is_own:
                     text = source.upload.url if source.upload else source.file.at(caller.upstream.files_url or "")
-            elif source.file.kind == "output":
+            elif source.file.kind in ("output", "upload"):
                 held = await self._output(source)
                 text = await self._handover.give(caller, held, now) if held is not None else None
             else:
@@ -331,7 +340,7 @@ class FileInputs:
             raise Overloaded("too many files are being fetched", retry_after_s=2.0) from error
 
     async def _output(self, source: Source) -> HeldFile | None:
-        """An output of this proxy's."""
+        """An output of this proxy's, or an upload that is kept here."""
         assert source.digest is not None
         info = await self._blobs.info(source.digest)
         if info is not None:

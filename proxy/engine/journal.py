@@ -9,6 +9,7 @@ as unknown.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 import orjson
 
@@ -32,7 +33,7 @@ class Journal:
         self._rows = rows
 
     def started(self, record_id: RecordId, scope: Scope, described: ModelDescription, at: float) -> None:
-        """A run has been taken by its upstream."""
+        """A run has been taken by its upstream; ``scope`` is that of its result, which several owners may share."""
         self._write(_run(record_id), {**_about(scope, described, at), "status": "running"})
 
     def ended(
@@ -87,10 +88,13 @@ class Journal:
             deployment=row.get("deployment"),
         )
 
-    async def find(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction | None:
-        """A prediction without a stored result: failed, lost, or with its data removed."""
+    async def find(self, prediction_id: PredictionId, parts: IdParts, may_see: Collection[Scope]) -> Prediction | None:
+        """A prediction without a stored result: failed, lost, or with its data removed.
+
+        ``may_see``: whose results its caller may see; a run's number may have been given anew since.
+        """
         row = await self._read(_run(parts.record_id))
-        if row is None or row["scope"] != scope.hex():
+        if row is None or Scope(bytes.fromhex(row["scope"])) not in may_see:
             return None
         # A deadline that is over has a row of its own, so this is the end of the run for all others who shared it.
         status: Status = "failed" if row["status"] == "running" else known_end(row["status"])
@@ -111,7 +115,7 @@ class Journal:
         )
 
     async def scope_of(self, record_id: RecordId) -> Scope | None:
-        """Whose run it was."""
+        """Whose result the run was to give."""
         row = await self._read(_run(record_id))
         return Scope(bytes.fromhex(row["scope"])) if row is not None else None
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from proxy.core.cursors import Cursor, parse_time_us, write_cursor
+from proxy.core.entitlement import Visitor
 from proxy.core.errors import UpstreamRefused, UpstreamUnavailable
 from proxy.core.listing import Ascent, Boundary, Descent, Listed, Own, Theirs, UpstreamPage
 from proxy.core.predictions import for_list, render_prediction
@@ -47,7 +48,7 @@ class Asker:
     list belongs to it, if he is somebody there."""
 
     credential: Credential | None
-    places: Sequence[tuple[Upstream, Scope]]
+    places: Sequence[tuple[Upstream, Visitor]]
     relay: Upstream | None
 
 
@@ -88,28 +89,30 @@ class Listing:
         onward = Cursor(boundary, cursor.filters, "up" if way == "up" else "down")
         return f"{self._base_url}/v1/predictions?cursor={write_cursor(onward)}"
 
-    async def _own(self, asker: Asker) -> tuple[dict[Own, Scope], frozenset[str]]:
-        """All own entries with their scope, newest first, and the upstream's ids of runs that they stand for."""
-        found: list[tuple[Own, Scope]] = []
+    async def _own(self, asker: Asker) -> tuple[dict[Own, tuple[Scope, Visitor]], frozenset[str]]:
+        """All own entries with their owner, newest first, and the upstream's ids of runs that they stand for."""
+        found: dict[Own, tuple[Scope, Visitor]] = {}
         ours: set[str] = set()
-        for upstream, scope in asker.places:
-            entries = await self._history.entries(scope)
+        for upstream, visitor in asker.places:
+            lists = [(owner, await self._history.entries(owner)) for owner in visitor.owners]
             # A credential is told to an upstream only where it was used before.
-            if not entries or (upstream is not asker.relay and not await self._is_known(asker, upstream, scope)):
+            is_empty = not any(entries for _, entries in lists)
+            if is_empty or (upstream is not asker.relay and not await self._is_known(asker, upstream)):
                 continue
-            found += [(Own(entry.created_us, entry.id), scope) for entry in entries]
-            if upstream is asker.relay:
-                ours.update(entry.upstream_id for entry in entries if entry.upstream_id is not None)
-        return dict(sorted(found, reverse=True)), frozenset(ours)
+            for owner, entries in lists:
+                found.update((Own(entry.created_us, entry.id), (owner, visitor)) for entry in entries)
+                if upstream is asker.relay:
+                    ours.update(entry.upstream_id for entry in entries if entry.upstream_id is not None)
+        return {one: found[one] for one in sorted(found, reverse=True)}, frozenset(ours)
 
-    async def _is_known(self, asker: Asker, upstream: Upstream, scope: Scope) -> bool:
+    async def _is_known(self, asker: Asker, upstream: Upstream) -> bool:
         try:
-            await self._gatekeeper.require(upstream, asker.credential, scope)
+            await self._gatekeeper.require(upstream, asker.credential)
         except UpstreamRefused:
             return False
         return True
 
-    async def _render(self, items: Sequence[Listed], own: dict[Own, Scope]) -> list[bytes]:
+    async def _render(self, items: Sequence[Listed], own: dict[Own, tuple[Scope, Visitor]]) -> list[bytes]:
         rendered: list[bytes] = []
         for index, item in enumerate(items):
             if isinstance(item, Theirs):
@@ -117,7 +120,8 @@ class Listing:
                 continue
             if index % _TOGETHER == _TOGETHER - 1:
                 await asyncio.sleep(0)
-            prediction = await self._views.find(item.id, own[item], in_list=True)
+            owner, visitor = own[item]
+            prediction = await self._views.find(item.id, owner, visitor.entitled, in_list=True)
             if prediction is not None:
                 rendered.append(render_prediction(for_list(prediction), self._base_url))
         return rendered
@@ -131,12 +135,11 @@ class Listing:
         request = RelayRequest("GET", "/predictions", query, [("accept", "application/json")], nothing(), False)
         response = await upstream.relay(request, asker.credential)
         body = await read_whole(response, MAX_PAGE_BYTES)
-        scope = dict((place.name, scope) for place, scope in asker.places)[upstream.name]
         if response.status != 200:
             if response.status in (401, 403):
-                self._gatekeeper.refuse(scope)
+                self._gatekeeper.refuse(upstream, asker.credential)
             raise UpstreamRefused(response.status, allow(response.headers, TOLD_HEADERS), body)
-        self._gatekeeper.accept(scope)
+        self._gatekeeper.accept(upstream, asker.credential)
         links = Links(self._base_url, upstream.api_roots)
         try:
             if len(body) > LARGE_BYTES:

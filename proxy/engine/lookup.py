@@ -27,6 +27,7 @@ class Found:
     Attributes:
         grade: what it is good for, anything but ``"stale"``.
         age_s: seconds since its run ended, not below 0.
+        is_stretched: the caller's upstream cannot be asked now, and accepted it before.
         ttl_s: seconds for which it is still fresh; below 0 once it is not, infinite where it stays so.
     """
 
@@ -34,6 +35,7 @@ class Found:
     grade: Grade
     age_s: float
     ttl_s: float
+    is_stretched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +95,17 @@ class Lookup:
         found = await self._runs.find(key, create, prepared)
         if found is None or found[1] == "stale":
             return None
-        gate = self._gatekeeper
-        if not gate.is_accepted_now(create.upstream, create.scope) and not await gate.is_accepted(
-            create.upstream, create.credential, create.scope
-        ):
+        standing = await self._gatekeeper.judge(create.upstream, create.credential)
+        if standing is None:
             return None
         record, grade = found
         age_s = max(self._now() - record.completed_at, 0.0)
         ttl_s = prepared.policy.lifetime_s(is_pinned=prepared.described.is_pinned) - age_s
-        return Found(record, grade, age_s, ttl_s)
+        return Found(record, grade, age_s, ttl_s, standing == "stretched")
+
+    def was_purged(self, record: ResultRecord) -> bool:
+        """Whether a result that was found some time ago has been purged since."""
+        return self._runs.was_purged(record)
 
     async def template(self, record: ResultRecord) -> HitTemplate | None:
         """The answer that a result gives, or ``None`` if a file of it is gone."""

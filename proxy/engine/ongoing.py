@@ -45,6 +45,8 @@ class OngoingRun:
     """What must be known of a run to see it through.
 
     Attributes:
+        scope: whose credential it was begun with.
+        results_scope: whose result it will be.
         upstream: name of the upstream that runs it.
         upstream_id: its id there.
         job_id: our execution id.
@@ -58,6 +60,7 @@ class OngoingRun:
 
     record_id: RecordId
     scope: Scope
+    results_scope: Scope
     upstream: str
     upstream_id: str
     job_id: str
@@ -88,6 +91,7 @@ class OngoingPrediction:
     id: PredictionId
     record_id: RecordId
     scope: Scope
+    results_scope: Scope
     upstream: str
     created_at: float
     is_follower: bool
@@ -113,6 +117,7 @@ class Ongoing:
             {
                 "record_id": run.record_id,
                 "scope": run.scope.hex(),
+                "results_scope": run.results_scope.hex(),
                 "upstream": run.upstream,
                 "upstream_id": run.upstream_id,
                 "job_id": run.job_id,
@@ -154,6 +159,7 @@ class Ongoing:
                 "id": one.id,
                 "record_id": one.record_id,
                 "scope": one.scope.hex(),
+                "results_scope": one.results_scope.hex(),
                 "upstream": one.upstream,
                 "created_at": one.created_at,
                 "is_follower": one.is_follower,
@@ -193,6 +199,12 @@ class Ongoing:
         return self._rows.put(name, self._sealer.seal(plain, name), KEEP_S)
 
 
+def _results_scope(document: JsonObject) -> Scope:
+    """Rows of version 0.1 know one scope for both."""
+    name = "results_scope" if "results_scope" in document else "scope"
+    return Scope(bytes.fromhex(document[name]))
+
+
 def _run(document: JsonObject) -> OngoingRun:
     target = ModelTarget(*document["target"])
     model, resolved, is_pinned = document["described"]
@@ -200,6 +212,7 @@ def _run(document: JsonObject) -> OngoingRun:
     return OngoingRun(
         record_id=RecordId(document["record_id"]),
         scope=Scope(bytes.fromhex(document["scope"])),
+        results_scope=_results_scope(document),
         upstream=document["upstream"],
         upstream_id=document["upstream_id"],
         job_id=document["job_id"],
@@ -227,6 +240,7 @@ def _prediction(document: JsonObject) -> OngoingPrediction:
         id=PredictionId(document["id"]),
         record_id=RecordId(document["record_id"]),
         scope=Scope(bytes.fromhex(document["scope"])),
+        results_scope=_results_scope(document),
         upstream=document["upstream"],
         created_at=document["created_at"],
         is_follower=document["is_follower"],

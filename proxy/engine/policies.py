@@ -11,7 +11,7 @@ class PolicyDesk:
 
     def __init__(self, book: PolicyBook, *, is_enabled: bool = True) -> None:
         """``is_enabled``: whether the settings let the cache be used at all."""
-        self._is_enabled = is_enabled
+        self.is_enabled = is_enabled
         self.book = book
         self.is_bypassed = False
 
@@ -22,7 +22,7 @@ class PolicyDesk:
     @property
     def uses_cache(self) -> bool:
         """Whether anything may be looked up, shared or kept now."""
-        return self._is_enabled and not self.is_bypassed
+        return self.is_enabled and not self.is_bypassed
 
 
 def price_of(book: PolicyBook, model: str) -> Price:

@@ -10,21 +10,21 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
 import orjson
 
-from proxy.core.errors import HotplateError, NotCached, TooManyRuns
+from proxy.core.errors import HotplateError, NotCached, PaymentRequired, TooManyRuns, UpstreamRefused
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
 from proxy.core.predictions import HitTemplate, Prediction
 from proxy.core.tally import Tally
 from proxy.core.webhooks import Told, WebhookRequest
-from proxy.engine.books import Books, account_of, outputs_of
+from proxy.engine.books import Books, model_of_record, outputs_of
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
@@ -35,7 +35,7 @@ from proxy.engine.notices import NOTHING_TOLD, Notices
 from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running, weigh
-from proxy.engine.runs import Create, Prepared, Runs
+from proxy.engine.runs import Create, Prepared, Runs, subject_of_run
 from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
 from storage.records import ResultRecord
@@ -46,6 +46,12 @@ its answer for the one who leads."""
 
 SHED_PATIENCE_S = 0.05
 """The same where too many wait already."""
+
+FOLLOWER_TRIES = 3
+"""How often a request asks anew because the run that it joined was refused for another caller's sake."""
+
+OF_THE_CALLER = frozenset({401, 402, 403, 429})
+"""Statuses of an upstream that are about who asks, and not about what is asked."""
 
 WRITE_WAIT_S = 2.0
 """Longest that an answer waits for the row without which another process would not know its prediction. A row takes
@@ -59,6 +65,7 @@ class Hit:
     Attributes:
         age_s, ttl_s: see ``Found``.
         grade: why it may be served, see ``core/policy.grade``.
+        is_stretched: its caller's upstream cannot be asked now, and accepted it before.
         member: which answer of a pool it is, from 0, and of how many.
     """
 
@@ -71,6 +78,7 @@ class Hit:
     ttl_s: float
     grade: Grade
     member: tuple[int, int] | None = None
+    is_stretched: bool = False
 
 
 class Predictor:
@@ -140,17 +148,9 @@ class Predictor:
             raise NotCached("there is no stored result for this request, and it wants no run")
         if not self._waiting.has_room:
             create = replace(create, wants_s=0.0)  # and should it lead, the upstream is not to hold its answer
-        now = self._now()
         member = members[answer.member] if answer is not None else None
         try:
-            flight, is_follower = self._join_or_lead(create, prepared, member, now)
-            flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
-            with self._waiting.place(flight) as has_place:
-                if is_follower:
-                    patience_s = max(create.wants_s, FOLLOWER_PATIENCE_S) if has_place else SHED_PATIENCE_S
-                    await flight.accepted_soon(patience_s)
-                else:
-                    await flight.accepted()
+            flight, is_follower, now = await self._board(create, prepared, member)
         except HotplateError as error:
             hit = await self._stand_in(create, prepared, members, error)
             if hit is None:
@@ -163,6 +163,7 @@ class Predictor:
             # Made only now: a flight that found the result inside has taken over the id of its record.
             id=self._mint.mint(flight.record_id, create.scope, now),
             scope=create.scope,
+            results_scope=prepared.results_scope,
             model=prepared.described.model,
             version=prepared.described.version,
             input=flight.one_of(create.given, given_json),
@@ -185,10 +186,44 @@ class Predictor:
             await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
         return entry
 
+    async def _board(self, create: Create, prepared: Prepared, member: Member | None) -> tuple[Flight, bool, float]:
+        """The flight that answers a request, once its upstream has taken it; whether another request caused it; and
+        when this one joined it.
+
+        Whoever shares another's run needs what a hit needs. And what an upstream says to that one's credential is no
+        answer to this caller, who then asks for itself.
+
+        Raises:
+            HotplateError: the upstream does not take the run, or this caller may not cause one.
+        """
+        token = self._gatekeeper.token_of(create.upstream, create.credential)
+        for tries_left in reversed(range(FOLLOWER_TRIES)):
+            other = self._under_way(prepared, member) if member is not None else None
+            if other is not None and other.leader != token:
+                await self._gatekeeper.is_accepted(create.upstream, create.credential)
+            now = self._now()
+            flight, is_follower = self._join_or_lead(create, prepared, member, now, may_follow=tries_left > 0)
+            flight.tally.join(hash(create.credential), now, has_caused=not is_follower)
+            try:
+                with self._waiting.place(flight) as has_place:
+                    if is_follower:
+                        patience_s = max(create.wants_s, FOLLOWER_PATIENCE_S) if has_place else SHED_PATIENCE_S
+                        await flight.accepted_soon(patience_s)
+                    else:
+                        await flight.accepted()
+            except UpstreamRefused as error:
+                is_mine = not is_follower or flight.leader == token
+                if is_mine or error.status not in OF_THE_CALLER:
+                    raise
+                flight.tally.leave(hash(create.credential), now, has_caused=False)
+            else:
+                return flight, is_follower, now
+        raise AssertionError("the last try follows nobody")
+
     async def _tell_of(self, hit: Hit, create: Create) -> None:
         """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
         if create.webhook is not None:
-            served = await self._views.find(hit.id, create.scope)
+            served = await self._views.find(hit.id, create.scope, {hit.record.scope})
             if served is not None:
                 await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
 
@@ -239,7 +274,7 @@ class Predictor:
 
     async def conclude(self, one: OngoingPrediction) -> None:
         """Settle a prediction of a former process whose run has ended, or was lost with it."""
-        prediction = await self._views.find(one.id, one.scope) if one.webhook is not None else None
+        prediction = await self._views.find(one.id, one.scope, {one.results_scope}) if one.webhook is not None else None
         if prediction is not None and one.webhook is not None:
             end_alone = WebhookRequest(one.webhook.url, one.webhook.events & {"completed"})
             await self._notices.served(prediction, end_alone, one.upstream, one.scope)
@@ -268,6 +303,8 @@ class Predictor:
         stored = [(number, member.found) for number, member in enumerate(members) if member.found is not None]
         while stored:
             number, found = stored.pop(self._pick(len(stored)))
+            if self._lookup.was_purged(found.record):
+                continue
             hit = await self._serve(create, found, "if-error", _of_pool(number, members))
             if hit is not None:
                 return hit
@@ -337,24 +374,43 @@ class Predictor:
         self._recent.add_served(prediction_id, create.scope, input_json, now)
         label = Label(record.model, record.version, record.deployment)
         self._history.add(create.scope, prediction_id, now, label)
-        self._books.hit(*account_of(record), record.compute_s, outputs_of(record))
-        return Hit(prediction_id, record, template, input_json, now, found.age_s, found.ttl_s, grade, member)
+        model = model_of_record(record)
+        self._books.hit(create.upstream.name, model, create.scope, record.compute_s, outputs_of(record))
+        return Hit(
+            id=prediction_id,
+            record=record,
+            template=template,
+            input_json=input_json,
+            created_at=now,
+            age_s=found.age_s,
+            ttl_s=found.ttl_s,
+            grade=grade,
+            member=member,
+            is_stretched=found.is_stretched,
+        )
 
     def _join_or_lead(
-        self, create: Create, prepared: Prepared, member: Member | None, now: float
+        self, create: Create, prepared: Prepared, member: Member | None, now: float, *, may_follow: bool = True
     ) -> tuple[Flight, bool]:
         """The flight that will answer, and whether another request caused it. No await: one step, nothing between.
 
         A member that was looked up empty and is no longer on its way has been stored meanwhile, perhaps: its flight
         looks once more.
+
+        Raises:
+            PaymentRequired: this caller may not cause a run now.
         """
+        gate, upstream, credential = self._gatekeeper, create.upstream, create.credential
+        other = self._under_way(prepared, member) if member is not None else None
+        if other is not None:
+            is_mine = other.leader == gate.token_of(upstream, credential)
+            if is_mine or (may_follow and gate.is_accepted_now(upstream, credential)):
+                other.sharers += 1
+                return other, True
+        gate.check_run(upstream, credential)
         if member is None:
             return self._lead(create, prepared, None, now), False
-        flight = self._under_way(prepared, member)
-        if flight is not None:
-            flight.sharers += 1
-            return flight, True
-        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_share
+        is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_share and other is None
         key = member.key if is_shared else None
         return self._lead(create, replace(prepared, key=member.key), key, now), False
 
@@ -374,6 +430,8 @@ class Predictor:
         ended = self._budgets.begin(create.scope)
         is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
         flight = self._runs.plan_flight(shared_key, now, is_refresh=is_refresh)
+        flight.leader = self._gatekeeper.token_of(create.upstream, create.credential)
+        flight.subject = subject_of_run(prepared)
         flight.ending.add_done_callback(lambda _: ended())
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared))
         flight.sharers += 1
@@ -385,19 +443,22 @@ class Predictor:
         assert isinstance(prepared.plan, Cached)
         if prepared.plan.may_store and self._coalescer.find(key, is_refresh=True) is None:
             plan = replace(prepared.plan, may_look_up=False)
-            with suppress(TooManyRuns):
+            with suppress(TooManyRuns, PaymentRequired):
+                self._gatekeeper.check_run(create.upstream, create.credential)
                 unheld = replace(create, wants_s=0.0)
                 flight = self._lead(unheld, replace(prepared, plan=plan, key=key), key, self._now())
                 flight.is_behind = True
                 flight.tally = Tally("refresh")
 
-    async def cancel(self, prediction_id: str, scope: Scope) -> Prediction | None:
-        """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are."""
+    async def cancel(self, prediction_id: str, scope: Scope, entitled: Collection[Scope] = ()) -> Prediction | None:
+        """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are.
+
+        ``entitled``: see ``Views.find``.
+        """
         entry = self._recent.running(prediction_id, scope)
         if entry is not None and not entry.has_ended:
             await _written(self._cancel(entry), WRITE_WAIT_S)
-            return await self._views.of(entry)
-        return await self._views.find(prediction_id, scope)
+        return await self._views.find(prediction_id, scope, entitled)
 
     def _cancel(self, entry: Running) -> asyncio.Task[bool]:
         """End one prediction before its run; the task ends when that is written."""
@@ -430,6 +491,7 @@ def _noted(entry: Running) -> OngoingPrediction:
         id=entry.id,
         record_id=entry.flight.record_id,
         scope=entry.scope,
+        results_scope=entry.results_scope,
         upstream=entry.upstream,
         created_at=entry.created_at,
         is_follower=entry.is_follower,

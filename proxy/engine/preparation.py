@@ -9,24 +9,27 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.core.controls import Controls
+from proxy.core.entitlement import parse_rule
 from proxy.core.errors import InputInvalid
 from proxy.core.keys import KeyIngredients, derive_key, variant_key
 from proxy.core.outputs import substitute
 from proxy.core.policy import DEFAULT_POLICY, Bypass, Cached, Policy, keyed_part, permitted, plan_lookup, plan_seedless
 from proxy.core.schemas import normalise_input
+from proxy.engine.credentials import Gatekeeper
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.runs import Create, Prepared
 from proxy.upstreams.base import DEPLOYMENTS, ModelDescription
-from storage.digest import Digest, PredictionKey
+from storage.digest import Digest, PredictionKey, Scope
 from storage.records import JsonObject, JsonPath
 
 
 class Preparation:
     """Prepares create requests. Starts nothing and stores nothing."""
 
-    def __init__(self, file_inputs: FileInputs, desk: PolicyDesk) -> None:
+    def __init__(self, file_inputs: FileInputs, gatekeeper: Gatekeeper, desk: PolicyDesk) -> None:
         self._file_inputs = file_inputs
+        self._gatekeeper = gatekeeper
         self._desk = desk
 
     async def prepare(self, create: Create) -> Prepared:
@@ -38,16 +41,41 @@ class Preparation:
             UpstreamRefused: the upstream refuses the credential with which a file was to be fetched.
             NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
         """
+        return await self._prepare(create)
+
+    async def is_observed(self, create: Create) -> bool:
+        """Whether the policy has the request passed on, and only looks at what would have become of it.
+
+        Raises:
+            NotFound, UpstreamUnavailable, UpstreamTimeout: see ``Upstream.describe``.
+        """
+        book = self._desk.book
+        if not book.observes:
+            return False
+        policy = book.find(create.controls.profile, (await _describe(create)).policy_name)
+        return policy is not None and policy.mode == "observe"
+
+    async def foresee(self, create: Create) -> Prepared:
+        """What ``prepare`` would settle if the policy's mode were ``on`` and the kill switch off.
+
+        Nobody is asked for it: files of somebody else stand in the key under their URLs (``Identified.reads_urls``).
+
+        Raises:
+            HotplateError: see ``prepare``.
+        """
+        return await self._prepare(create, foresees=True)
+
+    async def _prepare(self, create: Create, *, foresees: bool = False) -> Prepared:
         upstream = create.upstream
         desk = self._desk
-        described = await upstream.describe(create.target, create.credential)
-        if create.target.is_deployment:
-            described = replace(described, deployment=create.target.model)
+        described = await _describe(create)
         found = desk.book.find(create.controls.profile, described.policy_name)
+        if foresees and found is not None:
+            found = replace(found, mode="on")
         policy = found or DEFAULT_POLICY
         controls = permitted(policy, create.controls)
-        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache)
-        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached)
+        plan = plan_lookup(found, controls.directives, enabled=desk.uses_cache or foresees)
+        is_learnable = described.schema is None and described.is_pinned and isinstance(plan, Cached) and not foresees
         # What is learned now is known at the next request, too: both are to have one key.
         if is_learnable and await self._file_inputs.learn(create, create.given):
             learned = await upstream.describe(create.target, create.credential)
@@ -71,14 +99,21 @@ class Preparation:
             described.schema,
             wants_key=isinstance(plan, Cached),
             left_out=policy.left_out(given),
+            may_ask=not foresees,
         )
         if identified.bypass is not None:
             plan = Bypass(identified.bypass)
         plan = plan_seedless(plan, policy, controls, key_input)
+        scope = self._gatekeeper.results_scope(upstream, create.credential, parse_rule(policy.scope))
         key = None
         if isinstance(plan, Cached):
-            key = _derive(create, described, policy, controls, identified.key_input, identified.files)
-        return Prepared(described, plan, sent, identified.shown, key, identified, policy, controls)
+            key = _derive(create, described, scope, policy, controls, identified.key_input, identified.files)
+        return Prepared(described, plan, sent, identified.shown, key, scope, identified, policy, controls)
+
+
+async def _describe(create: Create) -> ModelDescription:
+    described = await create.upstream.describe(create.target, create.credential)
+    return replace(described, deployment=create.target.model) if create.target.is_deployment else described
 
 
 def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
@@ -90,13 +125,15 @@ def former_key_of(create: Create, prepared: Prepared) -> PredictionKey | None:
         return None
     files = prepared.identified.files
     given = substitute(create.given, [(path, None) for path, _ in files])
-    key = _derive(create, prepared.described, prepared.policy, prepared.controls, given, files)
+    scope, policy = prepared.results_scope, prepared.policy
+    key = _derive(create, prepared.described, scope, policy, prepared.controls, given, files)
     return key if key != prepared.key else None
 
 
 def _derive(
     create: Create,
     described: ModelDescription,
+    scope: Scope,
     policy: Policy,
     controls: Controls,
     given: JsonObject,
@@ -108,5 +145,5 @@ def _derive(
     if described.deployment is not None:
         model = f"{DEPLOYMENTS}{described.deployment}"
     given, files, rule = keyed_part(policy, given, files)
-    key = derive_key(KeyIngredients(create.scope, create.upstream.name, model, described.version, given, files))
+    key = derive_key(KeyIngredients(scope, create.upstream.name, model, described.version, given, files))
     return variant_key(key, namespace=controls.namespace, extra=controls.key, rule=rule)

@@ -21,7 +21,7 @@ from proxy.core.policy import LookupPlan
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.coalescer import Flight
 from storage.digest import Scope
-from storage.records import JsonObject
+from storage.records import JsonObject, ResultRecord
 
 MAX_ENTRIES = 50_000
 """Of each kind."""
@@ -39,6 +39,8 @@ class Running:
     """A prediction that made or shares a run; it stays here after the run has ended.
 
     Attributes:
+        scope: whose prediction it is.
+        results_scope: whose result answers it.
         model: as it was known when the run began; the run itself may tell better.
         plan: how it used the cache.
         is_follower: it joined a run that another request had caused.
@@ -55,6 +57,7 @@ class Running:
 
     id: PredictionId
     scope: Scope
+    results_scope: Scope
     model: str
     version: str
     input: JsonObject
@@ -122,6 +125,14 @@ class RecentPredictions:
                 continue
             del self._running[oldest.id]
             self._running_bytes -= oldest.input_bytes
+
+    def forget_results(self, is_meant: Callable[[ResultRecord], bool]) -> None:
+        """Forget predictions whose run has ended with a result that ``is_meant``."""
+        for entry in list(self._running.values()):
+            landed = entry.flight.landed
+            if landed is not None and landed.record is not None and is_meant(landed.record):
+                del self._running[entry.id]
+                self._running_bytes -= entry.input_bytes
 
     def add_served(self, prediction_id: PredictionId, scope: Scope, input_json: bytes, at: float) -> None:
         """Remember the input of a prediction that was answered from the store."""

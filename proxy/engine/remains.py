@@ -11,6 +11,7 @@ import asyncio
 
 import structlog
 
+from proxy.core.purging import PurgeLog, subject_of
 from proxy.core.sealing import Sealer, Unsealable
 from proxy.engine.rows import RowWriter
 from storage.digest import RecordId
@@ -33,7 +34,8 @@ _log = structlog.get_logger("hotplate.remains")
 class Remains:
     """One row for each such result."""
 
-    def __init__(self, rows: RowWriter, sealer: Sealer, blobs: ContentStore) -> None:
+    def __init__(self, rows: RowWriter, sealer: Sealer, blobs: ContentStore, purges: PurgeLog) -> None:
+        self._purges = purges
         self._rows = rows
         self._sealer = sealer
         self._blobs = blobs
@@ -51,7 +53,7 @@ class Remains:
         await asyncio.wait({self._rows.put(name, self._sealer.seal(plain, name), KEEP_S)}, timeout=WRITE_WAIT_S)
 
     async def find(self, record_id: RecordId) -> ResultRecord | None:
-        """The result that was left under a number, with every one of its files."""
+        """The result that was left under a number, with every one of its files, unless it was purged meanwhile."""
         name = _row(record_id)
         sealed = await self._rows.get(name)
         if sealed is None:
@@ -60,6 +62,8 @@ class Remains:
             record = decode_record(self._sealer.open(sealed, name))
         except (Unsealable, Corrupt):
             _log.warning("row_unreadable", kind="left")
+            return None
+        if self._purges.covers(subject_of(record), record.created_at):
             return None
         for file in record.files:
             if not await self._blobs.has(file.blob):

@@ -99,13 +99,15 @@ class Renderer:
             return encode_data_url(file.content_type, await self._read(file))
         return self.address(file, scope)
 
-    def stream_url(self, prediction_id: PredictionId, *, makes_files: bool) -> str:
-        """Where a prediction is streamed."""
-        return self.base_url + self._streams.path(prediction_id, makes_files=makes_files)
+    def stream_url(self, prediction_id: PredictionId, scope: Scope, *, makes_files: bool) -> str:
+        """Where a prediction is streamed that a result of ``scope`` answers."""
+        return self.base_url + self._streams.path(prediction_id, scope, makes_files=makes_files)
 
     def record_stream_url(self, prediction_id: PredictionId, record: ResultRecord) -> str | None:
         """Where a prediction that this record answers is streamed, if it is."""
-        return self.stream_url(prediction_id, makes_files=bool(record.files)) if record.is_streamable else None
+        if not record.is_streamable:
+            return None
+        return self.stream_url(prediction_id, record.scope, makes_files=bool(record.files))
 
     async def are_here(self, files: Sequence[OutputFile]) -> bool:
         """Whether the addresses of all ``files`` lead to something."""
@@ -126,7 +128,7 @@ class Renderer:
         """
         template = self.ready(record)
         if template is None:
-            stream = (self.base_url + streams_prefix(bool(record.files)), self._streams.seal)
+            stream = (self.base_url + streams_prefix(bool(record.files)), self._streams.sealer(record.scope))
             template = HitTemplate(
                 record,
                 await self.output(record),

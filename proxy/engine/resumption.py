@@ -22,7 +22,7 @@ from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Predictor
 from proxy.engine.recent import Running
-from proxy.engine.runs import Create, Prepared, Runs, TakenUp
+from proxy.engine.runs import Create, Prepared, Runs, TakenUp, subject_of_run
 from proxy.upstreams.base import Progress, Upstream
 from storage.digest import RecordId
 
@@ -109,12 +109,20 @@ class Resumption:
         controls = Controls(profile=run.profile, tags=run.tags)
         policy = self._desk.book.find(run.profile, run.described.policy_name) or DEFAULT_POLICY
         prepared = Prepared(
-            run.described, run.plan, run.sent or {}, run.key_input, run.key, policy=policy, controls=controls
+            run.described,
+            run.plan,
+            run.sent or {},
+            run.key_input,
+            run.key,
+            run.results_scope,
+            policy=policy,
+            controls=controls,
         )
         is_shared = isinstance(run.plan, Cached) and run.plan.may_share and not run.is_unwanted
         flight = self._runs.plan_flight(
             run.key if is_shared else None, run.started_at, run.record_id, is_refresh=run.is_refresh
         )
+        flight.subject = subject_of_run(prepared)
         # Its clients were answered already, so it counts as taken. One that is run once more starts anew.
         is_under_way = upstream.outlives_us and any(one.has_started for one in sharers)
         status: Literal["starting", "processing"] = "processing" if is_under_way else "starting"
@@ -134,6 +142,7 @@ class Resumption:
                 Running(
                     id=one.id,
                     scope=one.scope,
+                    results_scope=run.results_scope,
                     model=run.described.model,
                     version=run.described.version,
                     input=run.key_input,

@@ -32,6 +32,7 @@ from proxy.core.policy import (
     may_keep_text,
     plan_store,
 )
+from proxy.core.purging import PurgeLog, Subject, names_of, subject_of
 from proxy.core.schemas import output_makes_files
 from proxy.core.webhooks import WebhookRequest
 from proxy.engine.books import Books
@@ -64,6 +65,7 @@ class Create:
     """A create request, resolved: who asks what of whom.
 
     Attributes:
+        scope: whose prediction it is.
         controls: how it wants to use the cache.
         wants_s: seconds for which the client waits for the answer.
         webhook: where news of the prediction shall go.
@@ -89,6 +91,7 @@ class Prepared:
         sent: what will be sent, but for files that the upstream cannot read where they are.
         key_input: what is keyed, as it will be stored and shown: files that were given as data left out.
         key: of the first member of a pool; of the member that is made, once that is settled.
+        results_scope: whose results may answer it, and who may get its own.
         identified: the files of the input; nothing for a run that a former process began.
         policy: the one that held when the request came.
         controls: what the policy leaves of the request's wishes.
@@ -99,6 +102,7 @@ class Prepared:
     sent: JsonObject
     key_input: JsonObject
     key: PredictionKey | None
+    results_scope: Scope
     identified: Identified = field(default_factory=Identified)
     policy: Policy = DEFAULT_POLICY
     controls: Controls = NO_CONTROLS
@@ -138,10 +142,12 @@ class Runs:
         ongoing: Ongoing,
         remains: Remains,
         streams: Streams,
+        purges: PurgeLog,
         observe_run: RunObserver,
         books: Books,
         now: Callable[[], float],
     ) -> None:
+        self._purges = purges
         self._results = results
         self._ingestor = ingestor
         self._renderer = renderer
@@ -167,7 +173,7 @@ class Runs:
     async def find(self, key: PredictionKey, create: Create, prepared: Prepared) -> tuple[ResultRecord, Grade] | None:
         """The stored result under ``key``, if it is complete and this caller's, and what it is good for."""
         record = self._results.peek(key) or await self._results.get_complete(key)
-        if record is None or record.scope != create.scope:
+        if record is None or record.scope != prepared.results_scope:
             return None
         age_s = self._now() - record.completed_at
         is_pinned = prepared.described.is_pinned
@@ -196,7 +202,8 @@ class Runs:
                 _log.exception("run_broke")
                 error = HotplateError(f"the proxy failed while it asked the model service: {type(error).__name__}")
             if isinstance(error, UpstreamRefused) and error.status in (401, 403):
-                self._gatekeeper.refuse(create.scope)  # here, since nobody waits for a run behind an answer
+                # Here, since nobody waits for a run behind an answer.
+                self._gatekeeper.refuse(create.upstream, create.credential)
             if not flight.was_accepted:
                 flight.refuse(error)
                 if not flight.was_answered_early:
@@ -207,7 +214,7 @@ class Runs:
         self._ongoing.run_ended(flight.record_id)
         described = _told(prepared.described, flight.progress)
         self._journal.ended(
-            flight.record_id, create.scope, described, flight.started_at, landed.outcome, landed.is_stored
+            flight.record_id, prepared.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
@@ -257,11 +264,11 @@ class Runs:
         A result that is there already was counted by the former process.
         """
         stored = await self._results.find_complete(flight.record_id)
-        if stored is not None and stored.scope == create.scope:
+        if stored is not None and stored.scope == prepared.results_scope:
             flight.tally.close()
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
-        if left is not None and left.scope == create.scope:
+        if left is not None and left.scope == prepared.results_scope:
             flight.tally.close()
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
@@ -298,9 +305,9 @@ class Runs:
             nonlocal is_noted
             if not is_noted and progress.upstream_id is not None:
                 is_noted = True
-                self._gatekeeper.accept(create.scope)
+                self._gatekeeper.accept(create.upstream, create.credential)
                 described = _told(prepared.described, progress)
-                self._journal.started(flight.record_id, create.scope, described, flight.started_at)
+                self._journal.started(flight.record_id, prepared.results_scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
             flight.report(progress)
 
@@ -314,7 +321,7 @@ class Runs:
         """
         found = await self.find(key, create, prepared)
         record = found[0] if found is not None and found[1] == "fresh" else None
-        if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.scope):
+        if record is None or not self._gatekeeper.is_accepted_now(create.upstream, create.credential):
             return None
         try:
             await self._renderer.template(record)
@@ -333,7 +340,7 @@ class Runs:
         record = ResultRecord(
             record_id=flight.record_id,
             key=prepared.key or PredictionKey(bytes(32)),
-            scope=create.scope,
+            scope=prepared.results_scope,
             upstream=create.upstream.name,
             model=outcome.model or prepared.described.model,
             version=prepared.described.version,
@@ -349,13 +356,15 @@ class Runs:
             upstream_id=outcome.upstream_id,
             is_streamable=self._streams.is_streamable(flight),
             deployment=prepared.described.deployment,
-            tags=prepared.controls.tags,
+            tags=prepared.controls.purge_tags,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         is_text_kept = may_keep_text(prepared.policy, prepared.key_input, outcome.output)
         decision = plan_store(prepared.plan, outcome.status, files, stored_files, is_text_kept=is_text_kept)
         is_stored = False
-        if isinstance(decision, Store):
+        # What was purged while it was made is for those alone who wait for it, and lies nowhere on the disk.
+        is_purged = self._is_purged(flight, record)
+        if isinstance(decision, Store) and not is_purged:
             record = replace(record, stream_log=await self._streams.keep_log(flight, record))
             replaced = await self._results.get_complete(record.key)
             if replaced is not None:
@@ -363,14 +372,24 @@ class Runs:
             try:
                 await self._results.put(record)
                 is_stored = True
+                if is_purged := self._is_purged(flight, record):  # a moment ago
+                    await self._results.remove(record.key)
+                    is_stored = False
             except StorageError as error:
                 _log.warning("result_not_stored", reason=type(error).__name__, detail=str(error))
-        may_remain = prepared.plan != Bypass("request") and not ingested.left
+        may_remain = prepared.plan != Bypass("request") and not ingested.left and not is_purged
         if not is_stored and may_remain and (not record.files or ingested.are_stored):
             await self._remains.keep(record)
         left = tuple((file.path, file.url) for file in ingested.left)
         # Files may stand in the output as megabytes of base64, and a flight is remembered for an hour.
         return Landed(replace(outcome, output=None), record, is_stored, left)
+
+    def _is_purged(self, flight: Flight, record: ResultRecord) -> bool:
+        return self._purges.covers(subject_of(record), flight.started_at)
+
+    def was_purged(self, record: ResultRecord) -> bool:
+        """Whether a stored result has been purged since it was found."""
+        return self._purges.covers(subject_of(record), record.created_at)
 
     def _found_inside(self, record: ResultRecord) -> Landed:
         outcome = Outcome(
@@ -401,6 +420,12 @@ class Runs:
         return Landed(outcome, None, is_stored=False)
 
 
+def subject_of_run(prepared: Prepared) -> Subject:
+    """What a purge can know a run by while it is on its way."""
+    described = prepared.described
+    return Subject(prepared.key, None, names_of(described.model, described.deployment), prepared.controls.purge_tags)
+
+
 def _go_on(flight: Flight, progress: Progress) -> None:
     """News of a run that a former process began: what it knew already is not taken back before the first look."""
     known = flight.progress
@@ -418,6 +443,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
     return OngoingRun(
         record_id=flight.record_id,
         scope=create.scope,
+        results_scope=prepared.results_scope,
         upstream=create.upstream.name,
         upstream_id=upstream_id,
         job_id=job.id,
@@ -427,10 +453,10 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         key=prepared.key,
         key_input=prepared.key_input,
         sent=None if create.upstream.outlives_us else job.input,
-        credential=create.credential,
+        credential=create.credential if create.upstream.has_accounts else None,
         started_at=flight.started_at,
         profile=prepared.controls.profile,
-        tags=prepared.controls.tags,
+        tags=prepared.controls.purge_tags,
         is_refresh=flight.is_refresh,
         is_behind=flight.is_behind,
         repeats=repeats,

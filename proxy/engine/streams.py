@@ -2,7 +2,7 @@
 
 A stream's address names its prediction and proves itself (``StreamBook``), so it is read without a credential, and
 the scope comes with what the prediction's id leads to: the run on its way, the stored result with the log of its
-stream, or the row that says how it ended otherwise.
+stream, or the row that says how it ended otherwise. It must be the scope that the address was made for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from proxy.core.addresses import FILE_STREAMS_PREFIX
+from proxy.core.addresses import FILE_STREAMS_PREFIX, StreamBook, StreamName
 from proxy.core.errors import Overloaded
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.predictions import Status
@@ -88,6 +88,7 @@ class Streams:
         *,
         recent: RecentPredictions,
         mint: IdMint,
+        book: StreamBook,
         journal: Journal,
         results: ResultStore,
         remains: Remains,
@@ -99,6 +100,7 @@ class Streams:
     ) -> None:
         self._recent = recent
         self._mint = mint
+        self._book = book
         self._journal = journal
         self._results = results
         self._remains = remains
@@ -129,7 +131,9 @@ class Streams:
         if landed is not None and landed.record is not None and flight.progress is None:
             return self._renderer.record_stream_url(entry.id, landed.record)  # it was found stored
         makes_files = self._makes_files(flight)
-        return None if makes_files is None else self._renderer.stream_url(entry.id, makes_files=makes_files)
+        if makes_files is None:
+            return None
+        return self._renderer.stream_url(entry.id, entry.results_scope, makes_files=makes_files)
 
     async def keep_log(self, flight: Flight, record: ResultRecord) -> BlobRef | None:
         """Store the log of a run's stream, if somebody listened and it is whole; ``record`` is about to be stored."""
@@ -146,8 +150,9 @@ class Streams:
 
     # -- what readers ask ------------------------------------------------------------------------------
 
-    async def find(self, prediction_id: PredictionId) -> Telling | None:
-        """The stream of a prediction whose address was verified; ``None`` when nothing is known of it any more."""
+    async def find(self, name: StreamName) -> Telling | None:
+        """The stream that a verified address names; ``None`` when nothing is known of it any more."""
+        prediction_id = name.id
         entry = self._recent.any_running(prediction_id)
         if entry is not None:
             return await self._of_entry(entry)
@@ -159,12 +164,12 @@ class Streams:
             return _ended_without_result(prediction_id, canceled.created_at, canceled.logs, "canceled", None)
         record_id = opened.parts.record_id
         record = await self._results.find_complete(record_id) or await self._remains.find(record_id)
-        if record is not None and self._mint.fits(opened, record.scope) and opened.parts.may_name(record.created_at):
+        if record is not None and self._book.fits(name, record.scope) and opened.parts.may_name(record.created_at):
             return Finished(prediction_id, record.scope, await self._log_of(record))
         scope = await self._journal.scope_of(opened.parts.record_id)
-        if scope is None or not self._mint.fits(opened, scope):
+        if scope is None or not self._book.fits(name, scope):
             return None
-        ended = await self._journal.find(prediction_id, opened.parts, scope)
+        ended = await self._journal.find(prediction_id, opened.parts, {scope})
         if ended is None or ended.is_data_removed:
             return None
         return _ended_without_result(prediction_id, ended.created_at, ended.logs, ended.status, ended.error)
@@ -225,7 +230,7 @@ class Streams:
 
     async def _of_landed(self, entry: Running, landed: Landed) -> Finished:
         if landed.record is not None:
-            return Finished(entry.id, entry.scope, await self._log_of(landed.record))
+            return Finished(entry.id, entry.results_scope, await self._log_of(landed.record))
         outcome = landed.outcome
         began_at = entry.flight.started_at
         return _ended_without_result(entry.id, began_at, outcome.logs, outcome.status, outcome.error)
@@ -297,7 +302,7 @@ class Streams:
                 if is_canceled:
                     due = list(number(ending("canceled", None), entry.flight.started_at, place))
                 place += len(due)
-                async with aclosing(self._encoded(due, entry.scope)) as chunks:
+                async with aclosing(self._encoded(due, entry.results_scope)) as chunks:
                     async for chunk in chunks:
                         yield chunk
                 if is_canceled or (hub.is_over and not due):

@@ -3,7 +3,8 @@
 ======== ============== ================================================================
 topic    who tells      payload
 ======== ============== ================================================================
-standing core           ``[[scope, seconds left], ...]``: who may get hits; 0 = no more
+callers  core           ``[change, ...]`` of ``core/changes``: who is let in, and who no more
+bypass   core           see ``announcements``, and so are ``policies`` and ``purged``
 results  core           ``[key, ...]``: stored or removed just now
 input    edge           ``[id, scope, input's JSON, at]``: what a hit was asked for
 listed   edge           ``[scope, id, at, [model, version, deployment]]``
@@ -18,16 +19,21 @@ Scopes and keys are hex digits.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from proxy.core.changes import decode_change, encode_change
 from proxy.core.ids import PredictionId
 from proxy.core.prices import UNPRICED
+from proxy.engine.announcements import Announcements, Topic
 from proxy.engine.books import Books
 from proxy.engine.channel import CoreChannel
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.edge_channel import EdgeChannel
 from proxy.engine.history import History, Label
+from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.recent import RecentPredictions
+from proxy.engine.reload import Reload
 from proxy.engine.rows import RowWriter
 from proxy.metrics import Metrics
 from proxy.upstreams.base import Upstream
@@ -36,11 +42,13 @@ from storage.counters import StorageCounters
 from storage.digest import PredictionKey, Scope
 from storage.opening import Storage
 
+ANNOUNCED: tuple[Topic, ...] = ("bypass", "policies", "purged")
+
 
 def announce(channel: CoreChannel, gatekeeper: Gatekeeper, storage: Storage, upstreams: tuple[Upstream, ...]) -> None:
     """Have the edges told what they must know to vouch for a hit."""
-    gatekeeper.listen(lambda scope, left_s: channel.publish("standing", [[scope.hex(), left_s]]))
-    channel.snapshot("standing", lambda: [[scope.hex(), left_s] for scope, left_s in gatekeeper.standings()])
+    gatekeeper.on_change = lambda change: channel.publish("callers", [encode_change(change)])
+    channel.snapshot("callers", lambda: [encode_change(change) for change in gatekeeper.snapshot()])
     storage.results.listen(lambda key: channel.publish("results", [key.hex()]))
     channel.answer(DESCRIBE, Describer(upstreams).answer)
 
@@ -91,9 +99,9 @@ def collect(
 def follow(channel: EdgeChannel, gatekeeper: Gatekeeper, storage: Storage) -> None:
     """Know on an edge what the core announces."""
 
-    def stands(payload: Any) -> None:
-        for scope, left_s in payload:
-            gatekeeper.learn(_scope(scope), left_s)
+    def learned(payload: Any) -> None:
+        for change in payload:
+            gatekeeper.apply(decode_change(change))
 
     def changed(payload: Any) -> None:
         for key in payload:
@@ -101,8 +109,22 @@ def follow(channel: EdgeChannel, gatekeeper: Gatekeeper, storage: Storage) -> No
 
     channel.on_connect(gatekeeper.forget)
     channel.on_connect(storage.renew)
-    channel.subscribe("standing", stands)
+    channel.subscribe("callers", learned)
     channel.subscribe("results", changed)
+
+
+def share(channel: CoreChannel, announcements: Announcements, kill_switch: KillSwitch, reload: Reload) -> None:
+    """Have the edges hear what the operator changes."""
+    for topic in ANNOUNCED:
+        announcements.subscribe(topic, partial(channel.publish, topic))
+    channel.snapshot("bypass", lambda: {"since": kill_switch.since})
+    channel.snapshot("policies", lambda: {"policies": [one.to_json() for one in reload.tables]})
+
+
+def heed(channel: EdgeChannel, announcements: Announcements) -> None:
+    """Act on an edge by what the operator changes."""
+    for topic in ANNOUNCED:
+        channel.subscribe(topic, partial(announcements.announce, topic))
 
 
 class ToldRecent(RecentPredictions):

@@ -6,7 +6,7 @@ knows of a prediction, and behind it the notes: that its client cancelled it, ho
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 from proxy.core.ids import CLOCK_TOLERANCE_S, IdMint, IdParts, PredictionId
@@ -53,15 +53,21 @@ class Views:
         """Whether an id was made here for ``scope``; says nothing of what has become of it."""
         return self._mint.read(prediction_id, scope) is not None
 
-    async def find(self, prediction_id: str, scope: Scope, *, in_list: bool = False) -> Prediction | None:
+    async def find(
+        self, prediction_id: str, scope: Scope, entitled: Collection[Scope] = (), *, in_list: bool = False
+    ) -> Prediction | None:
         """The prediction as it is now, or ``None`` when this scope has none of that id here.
 
+        ``entitled``: whose results its caller may see now, besides the scope's own. An id alone proves nothing of a
+        result: its number may have been given anew since, and who made it may have left a group.
         ``in_list`` shows files as addresses, since many predictions make up one answer then. One of which nothing is
         left but its id is shown as Replicate shows one whose data were removed.
         """
+        may_see = {scope, *entitled}
         entry = self._recent.running(prediction_id, scope)
         if entry is not None:
-            return await self.of(entry, in_list=in_list)
+            shown = await self.of(entry, in_list=in_list)
+            return shown if entry.results_scope in may_see else _without_data(shown)
         parts = self._mint.read(prediction_id, scope)
         if parts is None or parts.created_at > self._now() + CLOCK_TOLERANCE_S:
             return None
@@ -70,13 +76,13 @@ class Views:
         if canceled is not None:
             return canceled
         record = await self._results.find_complete(parts.record_id) or await self._remains.find(parts.record_id)
-        if record is None or record.scope != scope or not parts.may_name(record.created_at):
-            return await self._without_result(own_id, parts, scope)
+        if record is None or record.scope not in may_see or not parts.may_name(record.created_at):
+            return await self._without_result(own_id, parts, scope, may_see)
         shared_the_run = parts.created_at < record.completed_at
         try:
             output = await self._renderer.output(record, as_addresses=in_list)
         except OutputGone:
-            return await self._without_result(own_id, parts, scope)
+            return await self._without_result(own_id, parts, scope, may_see)
         own_input = self._recent.served_input(prediction_id, scope)
         return Prediction(
             id=own_id,
@@ -94,8 +100,10 @@ class Views:
             stream_url=self._renderer.record_stream_url(own_id, record),
         )
 
-    async def _without_result(self, prediction_id: PredictionId, parts: IdParts, scope: Scope) -> Prediction:
-        found = await self._journal.find(prediction_id, parts, scope)
+    async def _without_result(
+        self, prediction_id: PredictionId, parts: IdParts, scope: Scope, may_see: Collection[Scope]
+    ) -> Prediction:
+        found = await self._journal.find(prediction_id, parts, may_see)
         if found is not None:
             return found
         entry = await self._history.find(scope, prediction_id)
@@ -172,13 +180,19 @@ class Views:
             return None
         output, files = partials.shown()
         try:
-            return await self._renderer.fill(output, files, entry.scope, as_addresses=in_list)
+            return await self._renderer.fill(output, files, entry.results_scope, as_addresses=in_list)
         except OutputGone:
             return None
 
     def links(self, record: ResultRecord) -> str:
         """The ``Link`` header of a result."""
         return self._renderer.links(record)
+
+
+def _without_data(prediction: Prediction) -> Prediction:
+    """A prediction as it is shown to somebody who is its owner and may not see its result."""
+    is_over = prediction.is_terminal
+    return replace(prediction, input={}, output=None, logs="", metrics={}, stream_url=None, is_data_removed=is_over)
 
 
 def _as_begun(entry: Running) -> Prediction:

@@ -125,7 +125,7 @@ class WebhookSecrets:
         home, home_scope = self.home(credential)
         if home is not upstream:
             # A token is shown to an upstream that its request does not go to only where it is known to be somebody.
-            if self._gatekeeper.is_accepted_now(home, home_scope):
+            if self._gatekeeper.is_accepted_now(home, credential):
                 owners.append((home, home_scope))
             self._link(Place(upstream.name, scope), Place(home.name, home_scope))
         for owner, owner_scope in owners:
@@ -156,7 +156,7 @@ class WebhookSecrets:
         if upstream.has_accounts and credential is not None:
             status, content_type, body = await _ask(upstream, credential)
             if status == 401:
-                self._gatekeeper.refuse(scope)
+                self._gatekeeper.refuse(upstream, credential)
                 raise UpstreamRefused(status, [("content-type", content_type)], body)
             key = _read_key(status, body)
             if key is not None:

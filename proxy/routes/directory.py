@@ -100,7 +100,7 @@ class Directory:
         """
         owner, name = exchange.params["owner"], exchange.params["name"]
         upstream, target = self._services.catalog.deployment(owner, name)
-        if upstream.has_accounts or not (is_slug(owner) and is_slug(name)):
+        if upstream.kind == "replicate" or not (is_slug(owner) and is_slug(name)):
             await self._passthrough.handle(exchange)
             return
         self._services.gatekeeper.scope_of(upstream, exchange.credential())

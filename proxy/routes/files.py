@@ -69,24 +69,25 @@ class Files:
         self._services = services
         self._passthrough = passthrough
 
-    def _place(self, credential: Credential | None) -> _Place:
+    async def _place(self, credential: Credential | None) -> _Place:
         """Where this caller's files are.
 
         Raises:
             Unauthenticated: it has none anywhere.
         """
         owner = self._services.gatekeeper.files_scope(credential)
-        places = self._services.scopes(credential)
-        keeps_here = any(upstream.files_url is None for upstream, _ in places)
-        for upstream, scope in places:
-            if upstream.files_url is not None:
-                return _Place(owner, upstream, scope, keeps_here)
+        places = await self._services.visits(credential)
+        home = await self._services.home(credential)
+        keeps_here = any(not _keeps_files(upstream) for upstream, _ in places)
+        for upstream, visitor in places:
+            if upstream is home and _keeps_files(upstream):
+                return _Place(owner, upstream, visitor.owner, keeps_here)
         return _Place(owner)
 
     async def create(self, exchange: Exchange) -> None:
         """``POST /files``."""
         credential = exchange.credential()
-        place = self._place(credential)
+        place = await self._place(credential)
         exchange.note.outcome = "relay" if place.upstream is not None else "own"
         boundary = parse_boundary(exchange.headers.get("content-type"))
         if place.upstream is not None and place.scope is not None:
@@ -100,7 +101,7 @@ class Files:
     async def list(self, exchange: Exchange) -> None:
         """``GET /files``, newest first."""
         credential = exchange.credential()
-        place = self._place(credential)
+        place = await self._place(credential)
         if place.upstream is not None:
             await self._pass_on(exchange, place.upstream, credential)
             return
@@ -113,7 +114,7 @@ class Files:
     async def get(self, exchange: Exchange) -> None:
         """``GET /files/{id}``: the file object, not the bytes."""
         credential = exchange.credential()
-        place = self._place(credential)
+        place = await self._place(credential)
         if place.upstream is not None:
             await self._pass_on(exchange, place.upstream, credential)
             return
@@ -124,7 +125,7 @@ class Files:
     async def delete(self, exchange: Exchange) -> None:
         """``DELETE /files/{id}``."""
         credential = exchange.credential()
-        place = self._place(credential)
+        place = await self._place(credential)
         uploads, file_id = self._services.uploads, exchange.params["id"]
         if place.upstream is not None and place.scope is not None:
             response, content = await self._asked(exchange, place.upstream, credential)
@@ -152,7 +153,7 @@ class Files:
         if "signature" in query and (credential is None or not self._services.gatekeeper.is_own(credential)):
             await self._passthrough.handle(exchange)
             return
-        place = self._place(credential)
+        place = await self._place(credential)
         if place.upstream is not None:
             await self._passthrough.relay(exchange, place.upstream, None, detail="uncached")
             return
@@ -295,6 +296,11 @@ class Files:
             return
         links = Links(self._services.base_url, upstream.api_roots)
         await exchange.respond(response.status, headers, await rewritten(content, links.localised))
+
+
+def _keeps_files(upstream: Upstream) -> bool:
+    """Whether callers have files of their own there; at an API whose token Hotplate holds they have none."""
+    return upstream.has_accounts and upstream.files_url is not None
 
 
 def _document(content: bytes) -> object:

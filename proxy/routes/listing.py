@@ -6,11 +6,9 @@ Source: Replicate's OpenAPI document, ``predictions.list``.
 from __future__ import annotations
 
 from proxy.core.cursors import read_request
-from proxy.core.errors import NotFound
 from proxy.engine.listing import Asker
 from proxy.routes.exchange import JSON_TYPE, PRIVATE, Exchange
 from proxy.services import Services
-from proxy.upstreams.base import Upstream
 
 
 class PredictionList:
@@ -23,8 +21,8 @@ class PredictionList:
         """One page."""
         services = self._services
         credential = exchange.credential()
-        places = services.scopes(credential)
-        relay = self._relay()
+        places = await services.visits(credential)
+        relay = await services.home(credential)
         if not any(upstream is relay for upstream, _ in places):
             relay = None
         exchange.note.outcome = "own"
@@ -33,9 +31,3 @@ class PredictionList:
         await services.channel.settle()
         page = await services.listing.page(Asker(credential, places, relay), cursor)
         await exchange.respond(200, [JSON_TYPE, PRIVATE], page)
-
-    def _relay(self) -> Upstream | None:
-        try:
-            return self._services.catalog.relay()
-        except NotFound:
-            return None

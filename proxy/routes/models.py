@@ -68,7 +68,7 @@ class Models:
         )
 
     async def _own(self, exchange: Exchange) -> ModelDescription | None:
-        """The model, if an upstream without accounts serves it.
+        """The model, if an upstream without an API of models serves it.
 
         Raises:
             Unauthenticated, NotFound: see ``Gatekeeper.scope_of`` and ``Upstream.describe``.
@@ -81,6 +81,8 @@ class Models:
             return None
         credential = exchange.credential()
         self._services.gatekeeper.scope_of(upstream, credential)
+        if upstream.kind == "replicate":
+            return None
         return await upstream.describe(ModelTarget(owner, name), None)
 
 

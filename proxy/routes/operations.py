@@ -9,20 +9,13 @@ import asyncio
 import hmac
 from urllib.parse import parse_qs
 
-import orjson
 import prometheus_client
 
 from proxy import __version__
-from proxy.core.canonical import parse_json
-from proxy.core.entitlement import parse_authorization
 from proxy.core.errors import Unauthenticated
-from proxy.core.keys import KEY_VERSION
 from proxy.core.money import parse_selection
-from proxy.core.requests import parse_create
-from proxy.engine.runs import Create
 from proxy.routes.exchange import PRIVATE, Exchange, Handler
 from proxy.services import Services
-from proxy.upstreams.base import Credential
 from storage.records import JsonObject
 
 
@@ -57,68 +50,19 @@ class Operations:
     async def readyz(self, exchange: Exchange) -> None:
         """Whether traffic should come here: 503 while draining; a store in trouble is ``degraded`` but 200."""
         trouble = self._services.storage.trouble()
+        bypass = {"bypass": "on"} if self._services.kill_switch.is_on else {}
         if self.is_draining:
             await exchange.respond_json(503, {"status": "draining"})
         elif trouble is not None:
-            await exchange.respond_json(200, {"status": "degraded", "storage": trouble})
+            await exchange.respond_json(200, {"status": "degraded", "storage": trouble, **bypass})
         else:
-            await exchange.respond_json(200, {"status": "ok"})
+            await exchange.respond_json(200, {"status": "ok", **bypass})
 
     async def metrics(self, exchange: Exchange) -> None:
         """Prometheus text."""
         await self._services.channel.settle()
         body = prometheus_client.generate_latest(self._services.metrics.registry)
         await exchange.respond(200, [(b"content-type", prometheus_client.CONTENT_TYPE_LATEST.encode()), PRIVATE], body)
-
-    async def explain(self, exchange: Exchange) -> None:
-        """How the key of a create request comes about; runs nothing and stores nothing.
-
-        The body is the create request's own (``version`` may also be called ``model``); the caller whose scope
-        is meant is named by ``X-Explain-Authorization``.
-        """
-        services = self._services
-        document = parse_json(await exchange.body(services.settings.limits.max_body_bytes))
-        if isinstance(document, dict) and "version" not in document and "model" in document:
-            document = {**document, "version": document["model"]}
-        parsed = parse_create(orjson.dumps(document), None)
-        upstream, target = await services.catalog.resolve(parsed.model, parsed.version)
-        token = parse_authorization(exchange.headers.get("x-explain-authorization"))
-        credential = Credential(token) if token is not None else None
-        create = Create(
-            upstream=upstream,
-            target=target,
-            given=parsed.input,
-            credential=credential,
-            scope=services.gatekeeper.scope_of(upstream, credential),
-            wants_s=0.0,
-        )
-        prepared = await services.preparation.prepare(create)
-        stored = await services.storage.results.get_complete(prepared.key) if prepared.key is not None else None
-        described = prepared.described
-        await exchange.respond_json(
-            200,
-            {
-                "upstream": upstream.name,
-                "kind": upstream.kind,
-                "model": described.model,
-                "version": described.version,
-                "is_pinned": described.is_pinned,
-                "schema_known": described.schema is not None,
-                "scope": create.scope.hex()[:16],
-                "key_version": KEY_VERSION,
-                "given": parsed.input,
-                "normalised": prepared.identified.key_input,
-                "files": [
-                    {"place": ".".join(map(str, path)), "digest": digest.hex()}
-                    for path, digest in prepared.identified.files
-                ],
-                "sent": prepared.sent,
-                "plan": "cached" if prepared.key is not None else f"bypass: {getattr(prepared.plan, 'reason', '')}",
-                "key": prepared.key.hex() if prepared.key is not None else None,
-                "is_stored": stored is not None,
-                "stored_at": stored.completed_at if stored is not None else None,
-            },
-        )
 
     async def stats(self, exchange: Exchange) -> None:
         """The ledger: ``?days=N&by=model|scope|day&scope=HEX``, see ``proxy.core.money``."""
@@ -140,6 +84,7 @@ class Operations:
             {
                 "version": __version__,
                 "base_url": services.base_url,
+                "bypass": {"on": services.kill_switch.is_on, "since": services.kill_switch.since},
                 "upstreams": [
                     {
                         "name": upstream.name,

@@ -12,10 +12,12 @@ from collections.abc import AsyncIterator, Callable
 
 from proxy.core.errors import NotFound
 from proxy.core.rewriting import Links
+from proxy.engine.observer import Heard
 from proxy.routes.exchange import PRIVATE, Exchange, unless_gone
 from proxy.services import Services
 from proxy.upstreams.base import RelayRequest, RelayResponse, Upstream
 from proxy.upstreams.bodies import joined, nothing, only, read_head
+from proxy.upstreams.holding import is_lookup
 from proxy.upstreams.relay import close
 
 FORWARDED_HEADERS = frozenset(
@@ -56,19 +58,38 @@ class Passthrough:
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def handle(self, exchange: Exchange) -> None:
-        """Pass the request on with its body as it arrives."""
+    async def handle(self, exchange: Exchange, heard: Heard | None = None) -> None:
+        """Pass the request on with its body as it arrives; ``heard`` is told what a JSON answer says."""
         exchange.note.outcome = "relay"
-        await self.relay(exchange, self._services.catalog.relay(), None, detail="uncached")
+        upstream = await self._services.home(exchange.credential()) or self._services.catalog.relay()
+        await self.relay(exchange, upstream, None, detail="uncached", heard=heard)
 
-    async def relay(self, exchange: Exchange, upstream: Upstream, body: bytes | None, *, detail: str) -> None:
+    async def relay(
+        self,
+        exchange: Exchange,
+        upstream: Upstream,
+        body: bytes | None,
+        *,
+        detail: str | Callable[[], str],
+        heard: Heard | None = None,
+    ) -> None:
         """Pass the request on to ``upstream``; ``body`` when it was read already.
+
+        Args:
+            detail: for ``Cache-Status``; one that is not known yet is asked for when the upstream has answered.
+            heard: told its status and, of a JSON answer that is held anyway, its body.
 
         Raises:
             NotFound: no upstream takes such requests, or none may hear of the credential: it is one of Hotplate's own.
+            Unauthenticated: the caller is nobody at an upstream whose token Hotplate holds.
         """
         credential = exchange.credential()
-        if credential is not None and self._services.gatekeeper.is_own(credential):
+        if not upstream.has_accounts:
+            self._services.gatekeeper.scope_of(upstream, credential)
+            # What the account behind the held token has and may do is no business of any caller.
+            if not is_lookup(exchange.method, exchange.raw_path):
+                raise NotFound("The requested resource could not be found.")
+        elif credential is not None and self._services.gatekeeper.is_own(credential):
             raise NotFound("The requested resource could not be found.")
         exchange.note.upstream = upstream.name
         if ".." in exchange.raw_path.split("/") or not exchange.raw_path.isascii():
@@ -80,11 +101,13 @@ class Passthrough:
             arriving = await _translated(arriving, links.returned, MAX_REQUEST_BYTES)
         response = await upstream.relay(forward(exchange, arriving if has_body else None), credential)
         try:
-            await self._answer(exchange, response, links, detail)
+            await self._answer(exchange, response, links, detail if isinstance(detail, str) else detail(), heard)
         finally:
             await close(response)
 
-    async def _answer(self, exchange: Exchange, response: RelayResponse, links: Links, detail: str) -> None:
+    async def _answer(
+        self, exchange: Exchange, response: RelayResponse, links: Links, detail: str, heard: Heard | None
+    ) -> None:
         headers: list[tuple[bytes, bytes]] = []
         for name, value in response.headers:
             if name.lower() == "location":
@@ -102,8 +125,12 @@ class Passthrough:
                     headers.append((b"content-length", b"%d" % len(body)))
                 await exchange.start(response.status, headers)
                 await exchange.write(body)
+                if heard is not None:
+                    heard(response.status, head)
                 return
             chunks = joined(head, chunks)
+        if heard is not None:
+            heard(response.status, b"")
         await exchange.start(response.status, headers)
         # It may be large, or a stream that never ends by itself.
         await unless_gone(exchange, _send(exchange, chunks))
@@ -130,7 +157,12 @@ def forward(exchange: Exchange, body: AsyncIterator[bytes] | None, body_bytes: i
 
 def bypass_status(response: RelayResponse, detail: str) -> tuple[bytes, bytes]:
     """The ``Cache-Status`` of an answer that is an upstream's own. Source: RFC 9211."""
-    return b"cache-status", f"{CACHE_NAME}; fwd=bypass; fwd-status={response.status}; detail={detail}".encode()
+    return b"cache-status", f"{CACHE_NAME}; fwd=bypass; fwd-status={response.status}; detail={_item(detail)}".encode()
+
+
+def _item(text: str) -> str:
+    """A token where it is one, else a string. Source: RFC 8941 sections 3.3.3 and 3.3.4."""
+    return f'"{text}"' if " " in text else text
 
 
 def _is_json(headers: dict[str, str]) -> bool:

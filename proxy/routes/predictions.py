@@ -7,9 +7,10 @@ has not ended says ``starting``, because the clients take any other word for the
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Literal
 
 from proxy.core.canonical import strings_in
@@ -19,6 +20,7 @@ from proxy.core.policy import Bypass
 from proxy.core.predictions import Prediction, as_begun, prediction_url, render_prediction
 from proxy.core.requests import CreateBody, is_slug, parse_cancel_after, parse_create, parse_prefer_wait
 from proxy.engine.coalescer import Landed
+from proxy.engine.observer import Watch
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create
@@ -58,13 +60,23 @@ class Predictions:
         body = await exchange.body(services.settings.limits.max_body_bytes)
         parsed = parse_create(body, named)
         upstream, target = await self._resolve(parsed, named, is_deployment=is_deployment)
-        scope = services.gatekeeper.scope_of(upstream, credential)
+        visitor = await services.gatekeeper.identify(upstream, credential)
         exchange.note.upstream = upstream.name
+        await services.gatekeeper.check_create(upstream, credential, target)
+        controls = parse_controls(exchange.headers, exchange.scope.get("hotplate.profile"))
+        is_observed = False
+        if services.policies.book.observes:
+            asked = Create(upstream, target, parsed.input, credential, visitor.owner, 0.0, controls)
+            is_observed = await services.preparation.is_observed(asked)
+            if is_observed and upstream.kind == "replicate":
+                await self._pass_on(exchange, asked, body)
+                return
+            del asked
         if self._must_relay(parsed, upstream):
             exchange.note.outcome = "bypass"
-            ended = services.budgets.begin(scope)  # it makes a run as well
+            ended = services.budgets.begin(visitor.owner)  # it makes a run as well
             try:
-                services.books.relayed(upstream.name, target, scope)
+                services.books.relayed(upstream.name, target, visitor.owner)
                 await self._passthrough.relay(exchange, upstream, body, detail="extras")
             finally:
                 ended()
@@ -72,15 +84,39 @@ class Predictions:
         del body  # whoever waits holds no copy
         if parsed.webhook is not None:
             check_webhook_url(parsed.webhook.url, services.webhook_access)
-            services.webhook_secrets.learn(upstream, credential, scope)
+            services.webhook_secrets.learn(upstream, credential, visitor.owner)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
-        create = self._as_create(exchange, parsed, upstream, target, scope, wait_s or 0.0)
-        answer = await services.predictor.create(create)
+        create = self._as_create(exchange, parsed, upstream, target, visitor.owner, wait_s or 0.0)
+        watch: Watch | None = None
+        if is_observed and not services.policies.is_bypassed:
+            with contextlib.closing(services.observer.watch(create)) as watch:
+                answer = await services.predictor.create(create)
+                if isinstance(answer, Running):
+                    watch.follow(answer.flight)
+        else:
+            answer = await services.predictor.create(create)
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
-            del parsed  # what of its input others share is in ``answer``
-            await self._send_running(exchange, answer, wait_s, began)
+            del parsed, create  # what of its input others share is in ``answer``
+            await self._send_running(exchange, answer, wait_s, began, watch)
+
+    async def _pass_on(self, exchange: Exchange, create: Create, body: bytes) -> None:
+        """Pass a create on as it came: ids, polls and files stay the upstream's own.
+
+        The kill switch does not change what clients of a pure pass-through see; nothing is counted meanwhile.
+        """
+        exchange.note.outcome = "bypass"
+        ended = self._services.budgets.begin(create.scope)
+        try:
+            self._services.books.relayed(create.upstream.name, create.target, create.scope)
+            if self._services.policies.is_bypassed:
+                await self._passthrough.relay(exchange, create.upstream, body, detail="off")
+                return
+            with contextlib.closing(self._services.observer.watch(create)) as watch:
+                await self._passthrough.relay(exchange, create.upstream, body, detail=watch.detail, heard=watch.heard)
+        finally:
+            ended()
 
     async def answer_hit(
         self,
@@ -104,9 +140,12 @@ class Predictions:
         if parsed.webhook is not None or parsed.extras or _may_hold_files(parsed.input):
             return False
         upstream, target = await self._resolve(parsed, named, is_deployment=is_deployment)
-        scope = self._services.gatekeeper.scope_of(upstream, exchange.credential())
+        gatekeeper, credential = self._services.gatekeeper, exchange.credential()
+        if gatekeeper.is_limited(upstream, credential):
+            return False
+        visitor = await gatekeeper.recognise(upstream, credential)
         wait_s = parse_prefer_wait(exchange.headers.get("prefer"))
-        create = self._as_create(exchange, parsed, upstream, target, scope, wants_s=0.0)
+        create = self._as_create(exchange, parsed, upstream, target, visitor.owner, wants_s=0.0)
         hit = await self._services.predictor.find_hit(create, may_send)
         if hit is None:
             return False
@@ -149,7 +188,12 @@ class Predictions:
             InputInvalid: it asks an upstream that cannot do it.
         """
         settings = self._services.settings.webhooks
-        if upstream.kind == "replicate":
+        if upstream.kind == "replicate" and not upstream.has_accounts and parsed.extras:
+            # Its answer would name a prediction that belongs to no caller of ours.
+            raise InputInvalid(
+                [InvalidField("not_supported", name, f"{name} is not available here") for name in sorted(parsed.extras)]
+            )
+        if upstream.has_accounts:
             return bool(parsed.extras) or (parsed.webhook is not None and not settings.enabled)
         if parsed.webhook is not None and not settings.enabled:
             raise InputInvalid([InvalidField("not_supported", "webhook", "webhooks are not available for this model")])
@@ -179,7 +223,9 @@ class Predictions:
             headers.append((b"link", hit.template.links))
         await exchange.respond(201, headers, body)
 
-    async def _send_running(self, exchange: Exchange, entry: Running, wait_s: float | None, began: float) -> None:
+    async def _send_running(
+        self, exchange: Exchange, entry: Running, wait_s: float | None, began: float, watch: Watch | None
+    ) -> None:
         services = self._services
         # With too many waiting already this one is told at once, as if its time had run out: it can poll.
         with services.waiting.place(entry.flight) as has_place:
@@ -200,7 +246,7 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", prediction_url(services.base_url, entry.id).encode()),
-            (b"cache-status", _cache_status(entry, landed).encode()),
+            (b"cache-status", _cache_status(entry, landed, watch).encode()),
             (b"server-timing", _server_timing(landed, began).encode()),
         ]
         if landed is not None and landed.record is not None and landed.record.files:
@@ -215,20 +261,23 @@ class Predictions:
         """``POST /predictions/{id}/cancel``."""
         await self._existing(exchange, self._services.predictor.cancel)
 
-    async def _existing(self, exchange: Exchange, action: Callable[[str, Scope], Awaitable[Prediction | None]]) -> None:
+    async def _existing(
+        self, exchange: Exchange, action: Callable[[str, Scope, Collection[Scope]], Awaitable[Prediction | None]]
+    ) -> None:
         services = self._services
         credential = exchange.credential()
-        for upstream, scope in services.scopes(credential):
-            if not services.views.is_own(exchange.params["id"], scope):
+        visits = await services.visits(credential)
+        for upstream, visitor, owner in [(*visit, owner) for visit in visits for owner in visit[1].owners]:
+            if not services.views.is_own(exchange.params["id"], owner):
                 continue
             # A prediction is shown to a credential that its upstream accepts now, as a hit is.
-            await services.gatekeeper.require(upstream, credential, scope)
-            prediction = await action(exchange.params["id"], scope)
+            await services.gatekeeper.require(upstream, credential)
+            prediction = await action(exchange.params["id"], owner, visitor.entitled)
             if prediction is not None:
                 exchange.note.outcome, exchange.note.upstream = "own", upstream.name
                 await exchange.respond(200, [JSON_TYPE, PRIVATE], render_prediction(prediction, services.base_url))
                 return
-        await self._passthrough.handle(exchange)
+        await self._passthrough.handle(exchange, services.observer.listener(exchange.params["id"]))
 
 
 def named_in(exchange: Exchange, in_path: InPath | None) -> tuple[str, str] | None:
@@ -261,13 +310,17 @@ def _comes_in_pieces(output: JsonValue) -> bool:
 
 def _hit_status(hit: Hit) -> bytes:
     """``Cache-Status`` of a hit. Source: RFC 9211 sections 2.1, 2.4 and 2.8."""
-    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf:
+    if hit.grade == "fresh" and hit.member is None and hit.ttl_s == math.inf and not hit.is_stretched:
         return _HIT_STATUS
     status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
-    if hit.member is not None:
-        status += f'; detail="{_place(hit.member)}"'.encode()
-    elif hit.grade != "fresh":
-        status += b"; detail=" + (b"revalidating" if hit.grade == "revalidate" else b"stale-if-error")
+    details = [_place(hit.member)] if hit.member is not None else []
+    if hit.member is None and hit.grade != "fresh":
+        details.append("revalidating" if hit.grade == "revalidate" else "stale-if-error")
+    if hit.is_stretched:
+        details.append("auth-stretched")
+    if details:
+        is_token = len(details) == 1 and hit.member is None
+        status += f"; detail={details[0]}".encode() if is_token else f'; detail="{", ".join(details)}"'.encode()
     return status
 
 
@@ -286,9 +339,11 @@ def _outcome_word(entry: Running, landed: Landed | None) -> str:
     return "cold_miss" if landed.outcome.boot_s > 0 else "warm_miss"
 
 
-def _cache_status(entry: Running, landed: Landed | None) -> str:
+def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None = None) -> str:
     """``Cache-Status`` of an answer that is no hit. Source: RFC 9211 section 2."""
     parts = [CACHE_NAME]
+    if watch is not None:
+        return f'{CACHE_NAME}; fwd=bypass; detail="{watch.detail()}"'
     if isinstance(entry.plan, Bypass):
         parts += ["fwd=request" if entry.plan.reason == "request" else "fwd=bypass", f"detail={entry.plan.reason}"]
         return "; ".join(parts)

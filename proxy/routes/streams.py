@@ -68,8 +68,8 @@ class Streams:
 
     async def _get(self, exchange: Exchange) -> None:
         engine, last_event_id = self._services.streams, exchange.headers.get("last-event-id")
-        prediction_id = self._services.stream_book.verify(exchange.params["id"])
-        telling = await engine.find(prediction_id) if prediction_id is not None else None
+        name = self._services.stream_book.verify(exchange.params["id"])
+        telling = await engine.find(name) if name is not None else None
         if telling is None:
             await self._missing(exchange)
         elif engine.is_spent(telling, last_event_id):

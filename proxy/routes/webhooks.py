@@ -28,8 +28,11 @@ class Webhooks:
             return
         credential = exchange.credential()
         named = parse_qs(exchange.query).get("upstream")
-        upstream, scope = services.webhook_secrets.home(credential, named[0] if named else None)
+        home = await services.home(credential)
+        name = named[0] if named else home.name if home is not None else None
+        upstream, _ = services.webhook_secrets.home(credential, name)
         exchange.note.outcome, exchange.note.upstream = "own", upstream.name
-        await services.gatekeeper.require(upstream, credential, scope)
-        answer = await services.webhook_secrets.tell(upstream, credential, scope)
+        await services.gatekeeper.require(upstream, credential)
+        visitor = await services.gatekeeper.identify(upstream, credential)
+        answer = await services.webhook_secrets.tell(upstream, credential, visitor.owner)
         await exchange.respond(200, [(b"content-type", answer.content_type.encode("latin-1")), PRIVATE], answer.body)

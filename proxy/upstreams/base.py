@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from proxy.core.entitlement import Account
 from proxy.core.outputs import OutputAccess as OutputAccess
 from proxy.core.schemas import InputSchema
 from storage.records import JsonObject, JsonValue
@@ -176,12 +177,14 @@ class Verdict:
     Attributes:
         is_accepted: ``True`` accepted, ``False`` refused, ``None`` it could not be asked.
         refusal: the upstream's own answer when refused, to be relayed: (status, content type, body).
-        account: name of the account behind the credential where the upstream tells.
+        account: the account behind the credential where the upstream tells.
+        is_silent: it answers, but has no word on accounts: asking again later would not mend that.
     """
 
     is_accepted: bool | None
     refusal: tuple[int, str, bytes] | None = None
-    account: str | None = None
+    account: Account | None = None
+    is_silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ class Catalog:
             return self.serving(f"{owner}/{name}"), ModelTarget(owner, name, version)
         unknown: HotplateError | None = None
         for entry in self._entries:
-            if entry.upstream.has_accounts:
+            if entry.upstream.kind == "replicate":
                 continue
             # The version alone is asked for as well, since globs may name no model at all.
             for glob in ("/", *(glob for glob in entry.models if _is_literal(glob))):
@@ -94,7 +94,7 @@ class Catalog:
             for glob in entry.models:
                 name = glob.removeprefix(DEPLOYMENTS) if deployments else glob
                 is_meant = glob.startswith(DEPLOYMENTS) if deployments else True
-                if entry.upstream.has_accounts or not is_meant or not _is_literal(name):
+                if entry.upstream.kind == "replicate" or not is_meant or not _is_literal(name):
                     continue
                 owner, _, short = name.partition("/")
                 target = ModelTarget(owner, short, is_deployment=deployments)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import httpx
 import orjson
 
+from proxy.core.entitlement import Account
 from proxy.core.errors import Unauthenticated, UpstreamRefused
 from proxy.core.inputs import FILES_PREFIX
 from proxy.core.outputs import OutputAccess
@@ -46,6 +47,7 @@ from proxy.upstreams.http import AiohttpTransport, open_client
 from proxy.upstreams.relay import Relay
 from proxy.upstreams.replicate_client import (
     CANCEL_TIMEOUT_S,
+    PASSING,
     Answer,
     Created,
     ReplicateClient,
@@ -94,6 +96,9 @@ class ReplicateUpstream:
         desk: where the API may tell how runs go; ``None`` = nowhere.
         sleep, clock, now: ways to wait and to tell the time (monotonic, epoch seconds).
 
+    Attributes:
+        on_refusal: told each token that the API has just refused, by 401 or 403.
+
     Raises:
         ValueError: an address in ``spec`` is none.
     """
@@ -117,6 +122,9 @@ class ReplicateUpstream:
         self._versions = VersionNotes(spec.name, notes)
         self._reads = open_client(reads or AiohttpTransport(reuses_connections=True))
         self._writes = open_client(writes or AiohttpTransport(reuses_connections=False))
+        self.on_refusal: Callable[[str], None] = lambda token: None
+        for client in (self._reads, self._writes):
+            client.event_hooks = {"response": [self._heard]}
         self._client = ReplicateClient(self._root, self._reads, self._writes, spec.connect_timeout_s, now)
         self._schemas = SchemaDesk(self._client, self._versions, clock)
         self._relay = Relay(self._root, self._reads, self._writes, spec.connect_timeout_s)
@@ -238,6 +246,12 @@ class ReplicateUpstream:
             if line is not None:
                 line.close(has_seen_end=has_ended)
 
+    async def _heard(self, response: httpx.Response) -> None:
+        """Every answer passes here, whatever asked for it: a refused credential is told to ``on_refusal`` at once."""
+        scheme, _, token = response.request.headers.get("authorization", "").partition(" ")
+        if response.status_code in (401, 403) and scheme == "Bearer" and token:
+            self.on_refusal(token)
+
     async def check(self, credential: Credential) -> Verdict:
         """Ask for the account behind ``credential``. Never raises."""
         try:
@@ -249,7 +263,9 @@ class ReplicateUpstream:
         if answer.status in (401, 403):
             content_type = answer.headers.get("content-type", "application/json")
             return Verdict(is_accepted=False, refusal=(answer.status, content_type, answer.content))
-        return Verdict(is_accepted=True, account=_username(answer)) if answer.is_ok else Verdict(is_accepted=None)
+        if answer.is_ok:
+            return Verdict(is_accepted=True, account=_account(answer))
+        return Verdict(is_accepted=None, is_silent=answer.status < 500 and answer.status not in PASSING)
 
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         """See ``Upstream.relay``. Bytes pass as they come; a version's document is remembered on its way."""
@@ -334,11 +350,14 @@ async def _unseen(upstream_id: str) -> Created:
     return Created({"id": upstream_id, "status": "starting"})
 
 
-def _username(answer: Answer) -> str | None:
+def _account(answer: Answer) -> Account | None:
+    """The account that an answer names; one without a name is none."""
     with contextlib.suppress(ValueError):
-        account = orjson.loads(answer.content)
-        if isinstance(account, dict) and isinstance(account.get("username"), str):
-            return str(account["username"])
+        document = orjson.loads(answer.content)
+        if isinstance(document, dict):
+            kind, username = document.get("type"), document.get("username")
+            if isinstance(username, str) and username:
+                return Account(kind if isinstance(kind, str) else "", username)
     return None
 
 

@@ -43,7 +43,8 @@ READINESS_TIMEOUT_S = 2.0
 MAX_ANSWER_BYTES = 64 * 1024**2
 """A prediction whose output came as ``data:`` URLs is large; beyond this it is no answer."""
 
-_PASSING = frozenset({408, 425, 429})
+PASSING = frozenset({408, 425, 429})
+"""Statuses below 500 that say nothing of what was asked, only of now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,7 @@ class ReplicateClient:
             return Trouble(UpstreamUnavailable("The model service's answers cannot be read."))
         return Trouble(
             UpstreamUnavailable(f"The model service answers {answer.status} for a run that it took."),
-            answer.status < 500 and answer.status not in _PASSING,
+            answer.status < 500 and answer.status not in PASSING,
             retry_after_s(answer.headers, self._now()),
         )
 

@@ -81,7 +81,7 @@ class SilentUpstream:
 
     async def check(self, credential: Credential) -> Verdict:
         """Nobody can be asked."""
-        return Verdict(is_accepted=None)
+        return Verdict(is_accepted=None, is_silent=True)  # which is no outage: nothing is stretched for it here
 
     async def relay(self, request: RelayRequest, credential: Credential | None) -> RelayResponse:
         """Nothing is passed on to a model service from here."""

@@ -1,10 +1,12 @@
 """The action cache on the local disk: rows of the index.
 
-``act:<key>`` holds the encoded record, ``rec:<record id>`` the key it is stored under; both change in one
-transaction, so an id never names a record that was replaced.
+``act:<key>`` holds the encoded record, ``rec:<record id>`` the key it is stored under, ``tag:<tag>\0<key>`` nothing but
+its own name; all change in one transaction, so neither an id nor a tag names a record that was replaced.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from storage.counters import StorageCounters
 from storage.digest import PredictionKey, RecordId
@@ -59,7 +61,37 @@ class DiskActionCache:
         """See ``ActionCache.remove``."""
         await self._writer.run(self._delete, key)
 
+    async def remove_all(self, keys: Sequence[PredictionKey]) -> int:
+        """See ``ActionCache.remove_all``."""
+        return await self._writer.run(self._delete_all, keys)
+
+    async def tagged(self, tag: str, after: PredictionKey | None, limit: int) -> list[PredictionKey]:
+        """See ``ActionCache.tagged``."""
+        prefix = _tag_row(tag, b"")
+        rows = await self._writer.run(self._index.page, prefix, prefix + (after or b""), limit)
+        return [PredictionKey(key[len(prefix) :]) for key, _ in rows]
+
+    async def page(self, after: PredictionKey | None, limit: int) -> list[ResultRecord]:
+        """See ``ActionCache.page``."""
+        return await self._writer.run(self._read_page, after, limit)
+
     # The writer thread.
+
+    def _read_page(self, after: PredictionKey | None, limit: int) -> list[ResultRecord]:
+        last = b"act:" + (after or b"")
+        while rows := self._index.page(b"act:", last, limit):
+            found = []
+            for key, row in rows:
+                try:
+                    record = decode_record(row) if row is not None else None
+                except Corrupt:
+                    record = None
+                if record is not None and _action_row(record.key) == key:
+                    found.append(record)
+            if found:
+                return found
+            last = rows[-1][0]
+        return []
 
     def _write(self, record: ResultRecord, row: bytes) -> None:
         with self._trouble.watching("index"), self._index.transaction(durable=self._durable) as rows:
@@ -69,6 +101,8 @@ class DiskActionCache:
             self._unname(rows, record.key)
             rows.set(_action_row(record.key), row)
             rows.set(_id_row(record.record_id), record.key)
+            for tag in record.tags:
+                rows.set(_tag_row(tag, record.key), b"")
         self._counters.record_writes_total += 1
 
     def _delete(self, key: PredictionKey) -> None:
@@ -76,19 +110,36 @@ class DiskActionCache:
             self._unname(rows, key)
             rows.delete(_action_row(key))
 
+    def _delete_all(self, keys: Sequence[PredictionKey]) -> int:
+        with self._trouble.watching("index", proves=False), self._index.transaction(durable=self._durable) as rows:
+            found = [key for key in keys if rows.get(_action_row(key)) is not None]
+            for key in keys:
+                self._unname(rows, key)
+                rows.delete(_action_row(key))
+        return len(found)
+
     @staticmethod
     def _unname(rows: Rows, key: PredictionKey) -> None:
-        """Take the id of the record under ``key`` away; one that cannot be read keeps it, and ``find`` sees that."""
+        """Take the id and the tags of the record under ``key`` away; one that cannot be read keeps them, and ``find``
+        sees that."""
         row = rows.get(_action_row(key))
         if row is not None:
             try:
-                rows.delete(_id_row(decode_record(row).record_id))
+                record = decode_record(row)
             except Corrupt:
                 return
+            rows.delete(_id_row(record.record_id))
+            for tag in record.tags:
+                rows.delete(_tag_row(tag, key))
 
 
 def _action_row(key: PredictionKey) -> bytes:
     return b"act:" + key
+
+
+def _tag_row(tag: str, key: bytes) -> bytes:
+    # A tag holds no zero byte that could end it early: it is one line of a header.
+    return b"tag:" + tag.encode() + b"\0" + key
 
 
 def _id_row(record_id: RecordId) -> bytes:

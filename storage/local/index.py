@@ -118,6 +118,26 @@ class Index:
             raise as_unavailable(error) from error
         return _unsealed(rows)
 
+    def page(self, prefix: bytes, after: bytes, limit: int) -> list[tuple[bytes, bytes | None]]:
+        """At most ``limit`` rows whose key begins with ``prefix`` and is beyond ``after``, in order, in the writer
+        thread; a damaged one has no value.
+
+        Raises:
+            StorageUnavailable: the index cannot be read now.
+        """
+        try:
+            rows = rows_between(self._writing, after + b"\0", prefix[:-1] + bytes([prefix[-1] + 1]), limit)
+        except (sqlite3.Error, CacheTimeout, OSError) as error:
+            self._note_damage(error)
+            raise as_unavailable(error) from error
+        found: list[tuple[bytes, bytes | None]] = []
+        for key, row in rows:
+            try:
+                found.append((key, _unseal(key, row)))
+            except Corrupt:
+                found.append((key, None))
+        return found
+
     def warm_up(self) -> None:
         """Open the reading thread's connection, so that the first request does not wait for it.
 

@@ -200,8 +200,10 @@ class ReadOnlyCache:
 _GET = "SELECT mode, filename, value FROM Cache WHERE key = ? AND raw = 1 AND (expire_time IS NULL OR expire_time > ?)"
 
 
-def rows_between(cache: ReadHandle, first: bytes, end: bytes) -> list[tuple[bytes, PlainValue]]:
+def rows_between(cache: ReadHandle, first: bytes, end: bytes, limit: int = -1) -> list[tuple[bytes, PlainValue]]:
     """Keys from ``first`` up to but without ``end`` with their values, in order; rows in odd modes are left out.
+
+    At most ``limit`` of them, if it is not below 0.
 
     diskcache has no look-up by range, so its own connection is asked: the table has an index by key.
 
@@ -209,7 +211,7 @@ def rows_between(cache: ReadHandle, first: bytes, end: bytes) -> list[tuple[byte
         sqlite3.Error: the database cannot be read.
     """
     select: Any = getattr(cache, "_sql")  # noqa: B009 - not part of the handle's type
-    return _between(select, first, end)
+    return _between(select, first, end, limit)
 
 
 def rows_aside(directory: Path, first: bytes, end: bytes, *, timeout_s: float) -> list[tuple[bytes, PlainValue]]:
@@ -223,9 +225,9 @@ def rows_aside(directory: Path, first: bytes, end: bytes, *, timeout_s: float) -
         return _between(connection.execute, first, end)
 
 
-def _between(select: Any, first: bytes, end: bytes) -> list[tuple[bytes, PlainValue]]:
-    query = "SELECT key, value FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND mode = ? ORDER BY key"
-    rows = select(query, (sqlite3.Binary(first), sqlite3.Binary(end), MODE_RAW)).fetchall()
+def _between(select: Any, first: bytes, end: bytes, limit: int = -1) -> list[tuple[bytes, PlainValue]]:
+    query = "SELECT key, value FROM Cache WHERE key >= ? AND key < ? AND raw = 1 AND mode = ? ORDER BY key LIMIT ?"
+    rows = select(query, (sqlite3.Binary(first), sqlite3.Binary(end), MODE_RAW, limit)).fetchall()
     return [(bytes(key), _from_row(value)) for key, value in rows]
 
 

@@ -88,3 +88,43 @@ async def test_failed_write_leaves_what_was_there(harness: Harness) -> None:
     harness.mend_writes()
     assert await harness.actions.get(record.key) == record
     assert await harness.actions.find(record.record_id) == record
+
+
+async def test_records_are_found_by_their_tags_in_pages_until_they_are_removed_or_replaced(harness: Harness) -> None:
+    records = [sample_record(str(number), tags=("all", f"t{number % 2}")) for number in range(5)]
+    for record in records:
+        await harness.actions.put(record)
+    await harness.actions.put(sample_record("untagged"))
+    keys = sorted(record.key for record in records)
+    assert await harness.actions.tagged("all", None, 3) == keys[:3]
+    assert await harness.actions.tagged("all", keys[2], 3) == keys[3:]
+    assert await harness.actions.tagged("al", None, 3) == []
+    assert len(await harness.actions.tagged("t1", None, 9)) == 2
+    await harness.actions.put(replace(records[0], tags=()))
+    await harness.actions.remove(records[1].key)
+    left = sorted(record.key for record in records[2:])
+    assert await harness.actions.tagged("all", None, 9) == left
+
+
+async def test_pages_hold_every_record_once_in_the_order_of_the_keys(harness: Harness) -> None:
+    records = sorted((sample_record(str(number)) for number in range(5)), key=lambda record: record.key)
+    for record in records:
+        await harness.actions.put(record)
+    seen, after = [], None
+    while page := await harness.actions.page(after, 2):
+        seen += page
+        after = page[-1].key
+    assert seen == records
+
+
+async def test_many_are_removed_at_once_and_only_those_that_were_there_count(harness: Harness) -> None:
+    records = [sample_record(str(number), tags=("t",)) for number in range(3)]
+    for record in records:
+        await harness.actions.put(record)
+    unknown = sample_record("never stored").key
+    assert await harness.actions.remove_all([records[0].key, unknown, records[1].key]) == 2
+    assert await harness.actions.get(records[0].key) is None
+    assert await harness.actions.find(records[1].record_id) is None
+    assert await harness.actions.get(records[2].key) == records[2]
+    assert await harness.actions.tagged("t", None, 9) == [records[2].key]
+    assert await harness.actions.remove_all([]) == 0

@@ -9,34 +9,40 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from proxy.core.addresses import AddressBook, StreamBook
+from proxy.core.addresses import AddressBook, StreamBook, StreamName
 from proxy.core.cache_control import parse_cache_control
 from proxy.core.controls import Controls
-from proxy.core.ids import IdMint
+from proxy.core.ids import IdMint, PredictionId
 from proxy.core.inputs import HostNames
 from proxy.core.outputs import OutputAccess
 from proxy.core.policy import Policy, PolicyBook
 from proxy.core.prices import UNPRICED, Price
+from proxy.core.purging import PurgeLog
 from proxy.core.sealing import Sealer
 from proxy.core.secrets import Secrets
 from proxy.core.webhooks import WebhookRequest, derive_secret
+from proxy.engine.announcements import Announcements
 from proxy.engine.books import Books
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer
 from proxy.engine.courier import Courier
 from proxy.engine.credentials import Gatekeeper
+from proxy.engine.explaining import Explainer
 from proxy.engine.file_inputs import FileInputs
 from proxy.engine.handover import Handover
 from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
+from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
 from proxy.engine.parcels import ParcelRows
+from proxy.engine.past import Past
 from proxy.engine.policies import PolicyDesk
 from proxy.engine.predictor import Hit, Predictor
 from proxy.engine.preparation import Preparation
+from proxy.engine.purging import Purging
 from proxy.engine.recent import RecentPredictions, Running
 from proxy.engine.remains import Remains
 from proxy.engine.remote_files import RemoteFiles
@@ -125,7 +131,8 @@ class Engine:
         self.books = Books(rows, lambda upstream, model: price, self.clock)
         self.history = History(self.storage.ledger, self.clock)
         self.ongoing = Ongoing(rows, Sealer(self.secrets))
-        self.remains = Remains(rows, Sealer(self.secrets), self.storage.blobs)
+        self.purges = PurgeLog()
+        self.remains = Remains(rows, Sealer(self.secrets), self.storage.blobs, self.purges)
         self.left_behind: list[tuple[str, str]] = []
         self.gatekeeper = Gatekeeper(self.secrets, own_tokens, 300.0, self.clock)
         self.recent = RecentPredictions(self.clock)
@@ -152,6 +159,7 @@ class Engine:
         self.streams = Streams(
             recent=self.recent,
             mint=mint,
+            book=self.stream_book,
             journal=self.journal,
             results=self.storage.results,
             remains=self.remains,
@@ -196,12 +204,18 @@ class Engine:
             ongoing=self.ongoing,
             remains=self.remains,
             streams=self.streams,
+            purges=self.purges,
             observe_run=lambda name, outcome: self.runs.append(outcome),
             books=self.books,
             now=self.clock,
         )
         self.desk = PolicyDesk(PolicyBook(policies), is_enabled=cache_enabled)
-        self.preparation = Preparation(self.file_inputs, self.desk)
+        self.announcements = Announcements()
+        self.kill_switch = KillSwitch(self.desk, self.storage.notes, self.announcements, self.clock)
+        self.purging = Purging(
+            self.storage, self.purges, self.coalescer, self.recent, mint, self.announcements, self.clock
+        )
+        self.preparation = Preparation(self.file_inputs, self.gatekeeper, self.desk)
         self.lookup = Lookup(self.flights, self.gatekeeper, self.renderer, self.clock)
         self.views = Views(
             results=self.storage.results,
@@ -232,6 +246,15 @@ class Engine:
             books=self.books,
             now=self.clock,
         )
+        self.explainer = Explainer(
+            preparation=self.preparation,
+            desk=self.desk,
+            storage=self.storage,
+            coalescer=self.coalescer,
+            gatekeeper=self.gatekeeper,
+            now=self.clock,
+        )
+        self.past = Past(self.desk, self.storage.results, mint, self.recent, self.journal, self.remains, self.clock)
         self.resumption = Resumption(
             self.ongoing,
             self.flights,
@@ -294,6 +317,16 @@ class Engine:
             deadline_s=deadline_s,
             webhook=webhook,
         )
+
+    def stream_name(self, prediction: Running | PredictionId) -> StreamName:
+        """What the address of a prediction's stream names; of an id alone, for the usual caller's results."""
+        if isinstance(prediction, Running):
+            prediction_id, scope = prediction.id, prediction.results_scope
+        else:
+            prediction_id, scope = prediction, self.gatekeeper.results_scope(self.upstream, Credential(TOKEN))
+        name = self.stream_book.verify(self.stream_book.path(prediction_id, scope, makes_files=False)[-59:])
+        assert name is not None
+        return name
 
     async def create(self, given: JsonObject | None = None, **how: Any) -> Hit | Running:
         """Create a prediction."""

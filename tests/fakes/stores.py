@@ -6,7 +6,7 @@ Each has ``failure``: while it is set, reads find nothing and writes raise it, a
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,23 @@ class MemoryActionCache:
         if self.failure:
             raise self.failure
         self._records.pop(key, None)
+
+    async def remove_all(self, keys: Sequence[PredictionKey]) -> int:
+        if self.failure:
+            raise self.failure
+        return len([key for key in keys if self._records.pop(key, None) is not None])
+
+    async def tagged(self, tag: str, after: PredictionKey | None, limit: int) -> list[PredictionKey]:
+        if self.failure:
+            raise self.failure
+        return sorted(key for key, record in self._records.items() if tag in record.tags and key > (after or b""))[
+            :limit
+        ]
+
+    async def page(self, after: PredictionKey | None, limit: int) -> list[ResultRecord]:
+        if self.failure:
+            raise self.failure
+        return [self._records[key] for key in sorted(self._records) if key > (after or b"")][:limit]
 
 
 class MemoryContentStore:

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.core.addresses import StreamName
 from proxy.core.errors import UpstreamUnavailable
-from proxy.core.ids import PredictionId
 from proxy.core.sse import Event, Parser, encode
 from proxy.engine.streams import Streams
 from proxy.upstreams.base import Credential, Job, Outcome, Progress, RelayResponse
@@ -122,15 +122,15 @@ class StreamingUpstream(ScriptedUpstream):
 class Reader:
     """Reads a stream in the background."""
 
-    def __init__(self, streams: Streams, prediction_id: PredictionId, last_event_id: str | None = None) -> None:
+    def __init__(self, streams: Streams, name: StreamName, last_event_id: str | None = None) -> None:
         self.events: list[Event] = []
         self.heartbeats = 0
         self.is_missing = False
         self._streams = streams
-        self._task = asyncio.create_task(self._read(prediction_id, last_event_id))
+        self._task = asyncio.create_task(self._read(name, last_event_id))
 
-    async def _read(self, prediction_id: PredictionId, last_event_id: str | None) -> None:
-        telling = await self._streams.find(prediction_id)
+    async def _read(self, name: StreamName, last_event_id: str | None) -> None:
+        telling = await self._streams.find(name)
         if telling is None:
             self.is_missing = True
             return

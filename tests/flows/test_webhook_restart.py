@@ -61,7 +61,7 @@ def is_told_on_disk(folder: Path, text: bytes) -> bool:
 async def test_delivery_cut_off_by_a_stop_is_made_after_the_restart_and_then_never_again(tmp_path: Path) -> None:
     async with raw_server(Reply(b"", "stall")) as receiver:
         async with application(tmp_path / "data", receiver) as built:
-            scope = built.services.scopes(None)[0][1]
+            scope = built.services.gatekeeper.scope_of(built.services.catalog.upstreams[0], None)
             url = f"http://127.0.0.1:{receiver.port}/hook"
             parcel = Parcel(PredictionId("x" * 26), "completed", url, BODY, Place("gpus", scope))
             assert await built.services.courier.entrust(parcel)

@@ -296,6 +296,47 @@ def test_refused_credential_has_no_hit_at_any_edge(pair: Pair) -> None:
     assert is_hit(pair.post(PIXEL, given("for the accepted"), token=BOB))
 
 
+def hits_after(pair: Pair, document: dict[str, Any], seconds: float) -> list[float]:
+    """When creates were still answered by hits, in seconds from now."""
+    began_at, late = time.monotonic(), [0.0]
+    while time.monotonic() < began_at + seconds:
+        asked_at = time.monotonic() - began_at
+        if is_hit(pair.post(PIXEL, document)):
+            late.append(asked_at)
+    return late
+
+
+@slow
+def test_operators_hands_reach_every_edge(pair: Pair) -> None:
+    def order(path: str, **document: Any) -> None:
+        url = f"{pair.proxy.admin_url}/_hotplate/{path}"
+        assert httpx.post(url, json=document, timeout=30, trust_env=False).status_code == 200
+
+    pair.post(PIXEL, given("purged"))
+    hit = next(iter(hits_of_every_edge(pair, given("purged"), 4).values()))
+    order("bypass", on=True)
+    assert max(hits_after(pair, given("purged"), ACT_S)) < ACT_S / 2
+    os.kill(core_pid(pair.proxy), signal.SIGKILL)
+    assert not is_hit(pair.post(PIXEL, given("purged"))), "a core that is started anew keeps to it"
+    order("bypass", on=False)
+    hits_of_every_edge(pair, given("purged"), 4)
+    runs = pair.api.counters()["creates"]
+    order("purge", id=[hit.json()["id"]])
+    assert not is_hit(pair.post(PIXEL, given("purged")))
+    assert pair.api.counters()["creates"] == runs + 1
+    config_file = pair.proxy.data_dir.parent / f"{pair.proxy.data_dir.name}.toml"
+    before = config_file.read_text(encoding="utf-8")
+    hits_of_every_edge(pair, given("purged"), 4)
+    try:
+        config_file.write_text(before + '[[policy]]\nmode = "refresh"\n', encoding="utf-8")
+        pair.proxy.process.send_signal(signal.SIGHUP)
+        assert max(hits_after(pair, given("purged"), 2 * ACT_S)) < ACT_S
+    finally:
+        config_file.write_text(before, encoding="utf-8")
+        order("reload")
+    hits_of_every_edge(pair, given("purged"), 4)
+
+
 @slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
 def test_no_process_is_left_behind(tmp_path: Path, ending: signal.Signals) -> None:

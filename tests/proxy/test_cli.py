@@ -20,7 +20,20 @@ def test_version_is_the_distribution_s() -> None:
 
 def test_every_command_explains_itself() -> None:
     help_text = RUNNER.invoke(cli.app, ["--help"]).output
-    for command in ("serve", "demo", "env", "run", "explain", "stats", "doctor", "version"):
+    for command in (
+        "serve",
+        "demo",
+        "env",
+        "run",
+        "explain",
+        "observe",
+        "bypass",
+        "reload",
+        "purge",
+        "stats",
+        "doctor",
+        "version",
+    ):
         assert command in help_text
         assert RUNNER.invoke(cli.app, [command, "--help"]).exit_code == 0
 

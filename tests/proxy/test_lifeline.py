@@ -42,7 +42,9 @@ def test_child_has_exactly_the_settings_of_its_parent(tmp_path: Path, monkeypatc
     values = json.loads(json.dumps(hand_over(settings)))
     monkeypatch.setenv("HOTPLATE_WORKERS__COUNT", "7")
     monkeypatch.setenv("HOTPLATE_ADMIN__TOKEN", "changed-since-the-parent-has-started")
-    taken = take_over(values)
+    taken = take_over(values, settings.source)
+    assert taken.source == settings.source == (str(file), {})
+    assert taken.read_anew().workers.count == 7, "a reload reads what stands there now"
     assert taken.model_dump() == settings.model_dump()
     assert taken.admin.token is not None
     assert taken.admin.token.get_secret_value() == "an-admin-token-of-ours"

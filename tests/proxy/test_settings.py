@@ -339,3 +339,40 @@ def test_address_that_is_none_is_one_line(upstream: dict[str, object]) -> None:
 def test_data_dir_must_name_a_folder() -> None:
     with pytest.raises(SettingsError, match="data_dir"):
         load_settings(overrides={"data_dir": ""})
+
+
+# -- who may use it ------------------------------------------------------------------------------------
+
+HELD = '[[upstream]]\nname = "api"\nkind = "replicate"\ntoken = "r8_held"\n'
+BARE = '[[upstream]]\nname = "api"\nkind = "replicate"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (f'auth.mode = "gateway"\n{BARE}', "upstream.api.token: must be set"),
+        (f'auth.mode = "open"\n{BARE}', "upstream.api.token: must be set"),
+        (HELD, "upstream.api.token: has no use"),
+        (f'auth.mode = "open"\npublic.host = "0.0.0.0"\n{HELD}', "auth.open_to_all: must be true"),
+        (f'auth.mode = "open"\npublic.base_url = "https://images.example.com"\n{HELD}', "auth.open_to_all"),
+        ('auth.mode = "free"', "auth.mode"),
+        ('auth.groups.crew = ["acme"]', "auth.groups"),
+        ('auth.groups."The Crew" = ["account:acme"]', "auth.groups"),
+        ('[[policy]]\nscope = "group:crew"', "policy.0.scope: auth.groups names no group"),
+        ("auth.auth_stale_if_error_s = -1", "auth.auth_stale_if_error_s"),
+    ],
+)
+def test_wrong_way_to_let_people_in_is_one_line(text: str, says: str) -> None:
+    said = complaint(text)
+    assert said.startswith(says), said
+    assert "r8_held" not in said
+
+
+def test_right_ways_to_let_people_in() -> None:
+    assert loaded(f'auth.mode = "gateway"\npublic.host = "0.0.0.0"\n{HELD}').auth.mode == "gateway"
+    assert loaded(f'auth.mode = "open"\n{HELD}').auth.mode == "open"
+    everywhere = loaded(f'auth.mode = "open"\nauth.open_to_all = true\npublic.host = "0.0.0.0"\n{HELD}')
+    assert everywhere.auth.open_to_all
+    assert "r8_held" not in repr(everywhere)
+    grouped = loaded('auth.groups.crew = ["account:acme"]\n[[policy]]\nscope = "group:crew"')
+    assert grouped.auth.groups == {"crew": ("account:acme",)}

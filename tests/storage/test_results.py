@@ -207,3 +207,20 @@ async def test_put_that_a_removal_overtakes_is_not_remembered(setup: Setup) -> N
     setup.actions.gate.set()
     await asyncio.gather(putting, removing)
     assert setup.results.peek(record.key) is None or await setup.actions.get(record.key) == record
+
+
+async def test_many_removed_at_once_are_gone_from_memory_and_from_a_look_up_that_was_under_way() -> None:
+    actions = GatedActionCache()
+    results = ResultStore(actions, MemoryContentStore(), StorageCounters(), memory_bytes=2**20)
+    record, other = sample_record("a"), sample_record("b")
+    for one in (record, other):
+        await results.put(one)
+    assert results.peek(record.key) == record
+    assert await results.remove_all([record.key, sample_record("never").key]) == 1
+    assert results.peek(record.key) is None
+    assert await results.get_complete(record.key) is None
+    assert results.peek(other.key) == other
+    results.forget_where(lambda found: found.key == other.key)
+    assert results.peek(other.key) is None
+    assert await results.get_complete(other.key) == other, "it is still on the disk"
+    assert await results.remove_all([]) == 0

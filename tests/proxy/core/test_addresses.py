@@ -150,16 +150,35 @@ def token_of(path: str) -> str:
 
 @given(prediction_ids, st.booleans())
 def test_stream_address_names_its_prediction(prediction_id: PredictionId, makes_files: bool) -> None:
-    path = STREAMS.path(prediction_id, makes_files=makes_files)
+    path = STREAMS.path(prediction_id, MINE, makes_files=makes_files)
     assert path.startswith(FILE_STREAMS_PREFIX if makes_files else TEXT_STREAMS_PREFIX)
-    assert STREAMS.verify(token_of(path)) == prediction_id
+    name = STREAMS.verify(token_of(path))
+    assert name is not None
+    assert name.id == prediction_id
+
+
+@given(prediction_ids, st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_stream_address_fits_the_scope_that_it_was_made_for_alone(
+    prediction_id: PredictionId, left: bytes, right: bytes
+) -> None:
+    name = STREAMS.verify(token_of(STREAMS.path(prediction_id, Scope(left), makes_files=True)))
+    assert name is not None
+    assert STREAMS.fits(name, Scope(left))
+    assert STREAMS.fits(name, Scope(right)) == (left == right)
+
+
+def test_two_stream_addresses_do_not_show_that_they_belong_to_one_scope() -> None:
+    mint = IdMint(Secrets.derive(b"a" * 32))
+    made = [mint.mint(RecordId(number), MINE, 1_790_000_000.0) for number in range(100)]
+    heads = {token_of(STREAMS.path(one, MINE, makes_files=True))[27:35] for one in made}
+    assert len(heads) == 100
 
 
 @given(prediction_ids, st.integers(0, 58), st.sampled_from("abcdef0123456789-z"))
 def test_stream_token_with_one_character_changed_is_refused(
     prediction_id: PredictionId, place: int, character: str
 ) -> None:
-    token = token_of(STREAMS.path(prediction_id, makes_files=True))
+    token = token_of(STREAMS.path(prediction_id, MINE, makes_files=True))
     changed = token[:place] + character + token[place + 1 :]
     assert (STREAMS.verify(changed) is None) == (changed != token)
 
@@ -167,7 +186,7 @@ def test_stream_token_with_one_character_changed_is_refused(
 @given(prediction_ids)
 def test_stream_token_cannot_be_made_without_the_secret(prediction_id: PredictionId) -> None:
     other = StreamBook(Secrets.derive(b"b" * 32))
-    assert STREAMS.verify(token_of(other.path(prediction_id, makes_files=True))) is None
+    assert STREAMS.verify(token_of(other.path(prediction_id, MINE, makes_files=True))) is None
 
 
 @given(st.text(max_size=70))
@@ -178,7 +197,7 @@ def test_any_text_at_all_is_no_stream(text: str) -> None:
 def test_stream_token_has_no_form_of_a_file_id() -> None:
     """Replicate's file ids are 48 base64 characters; predictions' ids have no dash."""
     made = IdMint(Secrets.derive(b"a" * 32)).mint(RecordId(7), MINE, 1_790_000_000.0)
-    token = token_of(STREAMS.path(made, makes_files=True))
+    token = token_of(STREAMS.path(made, MINE, makes_files=True))
     assert len(token) == 59
     assert token[26] == "-"
     assert STREAMS.verify(made) is None

@@ -88,7 +88,9 @@ def test_hit_from_a_template_is_the_document_that_rendering_gives(
 ) -> None:
     record = sample_record(model=names[0], version=names[1], deployment=names[2], logs=logs, metrics=numbers)
     streams = StreamBook(Secrets.derive(b"s" * 32))
-    template = HitTemplate(record, output, "", base, (f"{base}/v1/{stream}/", streams.seal) if stream else None)
+    template = HitTemplate(
+        record, output, "", base, (f"{base}/v1/{stream}/", streams.sealer(record.scope)) if stream else None
+    )
     filled = template.fill(ID, orjson.dumps(given_input), at)
     whole = render_prediction(
         Prediction(
@@ -104,7 +106,7 @@ def test_hit_from_a_template_is_the_document_that_rendering_gives(
             logs=logs,
             metrics=numbers,
             deployment=names[2],
-            stream_url=base + streams.path(ID, makes_files=stream == "files") if stream else None,
+            stream_url=base + streams.path(ID, record.scope, makes_files=stream == "files") if stream else None,
         ),
         base,
     )

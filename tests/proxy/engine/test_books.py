@@ -396,7 +396,8 @@ class TestRows:
             for _ in range(48):
                 clock.advance(3600.0)
                 made.hit("replicate", "acme/pixel", SCOPE, 2.0, 1)
-                await asyncio.sleep(0.01)
+                while made._stock_at < clock():
+                    await asyncio.sleep(0.001)
             stored = [group["kinds"]["stored"]["count"] for group in (await made.report(3, Selection("day")))["groups"]]
             assert sum(stored) == pytest.approx(48.0)
             assert max(stored) == pytest.approx(24.0, abs=1.5)
@@ -427,3 +428,25 @@ class TestRows:
             assert document["all"]["requests"] == 1
             assert document["all"]["total"]["money"] == 0.0
             assert document["all"]["earned"]["money"] == pytest.approx(-0.11)
+
+
+# -- what a scope has spent today ----------------------------------------------------------------------
+
+
+async def test_what_a_scope_spends_is_what_its_runs_cost_since_midnight_across_a_restart() -> None:
+    engine = Engine(policies=[Policy(scope="shared")], price=PRICE)
+    mine, yours = (engine.request(token=token).scope for token in (TOKEN, OTHER_TOKEN))
+    await engine.run(token=TOKEN)
+    assert isinstance(await engine.create(token=OTHER_TOKEN), Hit)
+    assert (engine.books.spent_today(mine), engine.books.spent_today(yours)) == (pytest.approx(RUN[1]), 0.0)
+    engine.upstream.status = "failed"
+    await engine.run({"prompt": "another"}, token=TOKEN)
+    spent = engine.books.spent_today(mine)
+    assert spent > RUN[1], "a run that failed costs its seconds, too"
+    await engine.books.aclose()
+    again = await engine.restarted()
+    await again.books.open()
+    assert again.books.spent_today(mine) == pytest.approx(spent)
+    again.clock.advance(DAY_S)
+    assert again.books.spent_today(mine) == 0.0
+    await again.books.aclose()

@@ -59,7 +59,7 @@ async def test_run_that_was_never_told_to_end_was_lost() -> None:
     journal = Journal(RowWriter(rows))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
-    found = await Journal(RowWriter(rows)).find(ID, PARTS, MINE)
+    found = await Journal(RowWriter(rows)).find(ID, PARTS, {MINE})
     assert found is not None
     assert (found.status, found.error) == ("failed", INTERRUPTED)
     assert (found.id, found.model, found.version) == (ID, "acme/pixel", VERSION)
@@ -72,7 +72,7 @@ async def test_failed_run_is_told_as_it_ended() -> None:
     journal.started(RECORD, MINE, MODEL, BEGAN)
     journal.ended(RECORD, MINE, MODEL, BEGAN, FAILED, is_stored=False)
     await journal.drain()
-    found = await journal.find(ID, PARTS, MINE)
+    found = await journal.find(ID, PARTS, {MINE})
     assert found is not None
     assert (found.status, found.error, found.logs) == ("failed", "no more memory", "step 1\n")
     assert found.metrics == {"predict_time": 2.0}
@@ -84,7 +84,7 @@ async def test_success_whose_result_is_not_to_be_found_has_its_data_removed(is_s
     journal = Journal(RowWriter(MemoryKeyValue()))
     journal.ended(RECORD, MINE, MODEL, BEGAN, SUCCEEDED, is_stored=is_stored)
     await journal.drain()
-    found = await journal.find(ID, PARTS, MINE)
+    found = await journal.find(ID, PARTS, {MINE})
     assert found is not None
     assert (found.status, found.output, found.is_data_removed) == ("succeeded", None, True)
     assert found.completed_at is not None
@@ -94,11 +94,11 @@ async def test_run_of_another_scope_is_not_told() -> None:
     journal = Journal(RowWriter(MemoryKeyValue()))
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
-    assert await journal.find(ID, PARTS, YOURS) is None
+    assert await journal.find(ID, PARTS, {YOURS}) is None
 
 
 async def test_run_that_is_not_known_is_not_told() -> None:
-    assert await Journal(RowWriter(MemoryKeyValue())).find(ID, PARTS, MINE) is None
+    assert await Journal(RowWriter(MemoryKeyValue())).find(ID, PARTS, {MINE}) is None
 
 
 async def test_cancelled_prediction_is_told_after_a_restart() -> None:
@@ -131,7 +131,7 @@ async def test_rows_are_written_in_the_order_in_which_they_were_said() -> None:
     journal.cancel(CANCELED)
     await journal.drain()
     assert rows.order == ["run:0000abcdef", "run:0000abcdef", f"canceled:{ID}"]
-    found = await journal.find(ID, PARTS, MINE)
+    found = await journal.find(ID, PARTS, {MINE})
     assert found is not None
     assert found.error == "no more memory"
 
@@ -151,11 +151,11 @@ async def test_store_that_is_away_fails_nothing_and_ends_no_later_write() -> Non
     rows.failure = StorageUnavailable("the disk is away")
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
-    assert await journal.find(ID, PARTS, MINE) is None
+    assert await journal.find(ID, PARTS, {MINE}) is None
     rows.failure = None
     journal.ended(RECORD, MINE, MODEL, BEGAN, FAILED, is_stored=False)
     await journal.drain()
-    assert await journal.find(ID, PARTS, MINE) is not None
+    assert await journal.find(ID, PARTS, {MINE}) is not None
 
 
 async def test_rows_are_forgotten_after_a_week() -> None:
@@ -164,9 +164,9 @@ async def test_rows_are_forgotten_after_a_week() -> None:
     journal.started(RECORD, MINE, MODEL, BEGAN)
     await journal.drain()
     clock.advance(KEEP_S - 1)
-    assert await journal.find(ID, PARTS, MINE) is not None
+    assert await journal.find(ID, PARTS, {MINE}) is not None
     clock.advance(1)
-    assert await journal.find(ID, PARTS, MINE) is None
+    assert await journal.find(ID, PARTS, {MINE}) is None
 
 
 async def test_drain_of_nothing_is_done_at_once() -> None:

@@ -18,9 +18,11 @@ from tests.fakes.stores import MemoryKeyValue
 pytestmark = pytest.mark.anyio
 
 SCOPE = Scope(b"s" * 32)
+RESULTS = Scope(b"r" * 32)
 RUN = OngoingRun(
     record_id=RecordId(7),
     scope=SCOPE,
+    results_scope=RESULTS,
     upstream="replicate",
     upstream_id="up1",
     job_id="j" * 26,
@@ -37,6 +39,7 @@ ONE = OngoingPrediction(
     id=PredictionId("p" * 26),
     record_id=RecordId(7),
     scope=SCOPE,
+    results_scope=RESULTS,
     upstream="replicate",
     created_at=12.25,
     is_follower=True,

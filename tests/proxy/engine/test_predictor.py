@@ -722,7 +722,7 @@ async def test_where_nobody_can_be_asked_there_is_no_hit() -> None:
     """The request goes on to the upstream, and not to the stored result by another way."""
     engine = Engine()
     await engine.run()
-    engine.clock.advance(301)
+    engine.clock.advance(86_401)
     engine.upstream.verdict = Verdict(is_accepted=None)
     engine.upstream.refusal = UpstreamUnavailable("away")
     with pytest.raises(UpstreamUnavailable):
@@ -1168,7 +1168,7 @@ async def test_words_that_are_not_kept_for_others_outlive_a_restart_for_their_ow
     assert one is not None
     assert (one.output, one.is_data_removed) == ((["Once ", "upon ", "a time"], False) if is_left else (None, True))
     assert await found(again, entry.id, OTHER_TOKEN) is None
-    assert (await again.streams.find(entry.id) is not None) == is_left
+    assert (await again.streams.find(again.stream_name(entry)) is not None) == is_left
     assert all(b"Once" not in value for value, _ in engine.ledger._values.values())
     again.upstream.answer = engine.upstream.answer
     assert isinstance(await again.create(), Running)
@@ -1445,8 +1445,9 @@ async def test_hit_that_may_not_be_given_any_more_leaves_nothing_behind() -> Non
 
 
 async def test_credential_that_nobody_can_be_asked_about_has_no_hit_alone() -> None:
+    """An upstream that is asked by nobody here is none that is away: no acceptance is stretched for it."""
     engine = Engine()
     await engine.run()
     engine.clock.advance(301.0)
-    engine.upstream.verdict = Verdict(is_accepted=None)
+    engine.upstream.verdict = Verdict(is_accepted=None, is_silent=True)
     assert await engine.predictor.find_hit(engine.request()) is None

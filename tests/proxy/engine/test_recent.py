@@ -39,7 +39,17 @@ class Memory:
         if has_ended:
             flight.land(ENDED)
         entry = Running(
-            PredictionId(name), MINE, "acme/pixel", "hidden", {}, 10, self.clock(), flight, Cached(), is_follower=False
+            id=PredictionId(name),
+            scope=MINE,
+            results_scope=MINE,
+            model="acme/pixel",
+            version="hidden",
+            input={},
+            input_bytes=10,
+            created_at=self.clock(),
+            flight=flight,
+            plan=Cached(),
+            is_follower=False,
         )
         self.recent.add(entry)
         return entry

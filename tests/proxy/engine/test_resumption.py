@@ -14,7 +14,7 @@ from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
-from proxy.upstreams.base import ModelDescription, ModelTarget, Progress
+from proxy.upstreams.base import Credential, ModelDescription, ModelTarget, Progress
 from tests.fakes.engine import TOKEN, Engine
 from tests.fakes.upstreams import VERSION, ScriptedUpstream
 
@@ -155,7 +155,7 @@ async def test_adopted_run_does_not_prove_a_credential_before_the_upstream_has_s
     again.upstream.gate = asyncio.Event()
     await again.resumption.resume()
     await asyncio.sleep(0)
-    assert not again.gatekeeper.is_accepted_now(again.upstream, again.request().scope)
+    assert not again.gatekeeper.is_accepted_now(again.upstream, Credential(TOKEN))
     again.upstream.gate.set()
     await again.coalescer.drain(5)
 

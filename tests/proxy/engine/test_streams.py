@@ -51,8 +51,7 @@ class Stage:
         return entry
 
     def read(self, prediction: Running | PredictionId, last_event_id: str | None = None) -> Reader:
-        prediction_id = prediction.id if isinstance(prediction, Running) else prediction
-        return Reader(self.engine.streams, prediction_id, last_event_id)
+        return Reader(self.engine.streams, self.engine.stream_name(prediction), last_event_id)
 
     async def hit(self, given: Any = POEM) -> PredictionId:
         hit = await self.engine.create(given)
@@ -366,7 +365,7 @@ async def test_reader_that_has_seen_the_end_is_not_told_it_again() -> None:
     entry = await stage.begin()
     stage.upstream.succeed(["a"])
     await stage.record(entry)
-    telling = await stage.engine.streams.find(entry.id)
+    telling = await stage.engine.streams.find(stage.engine.stream_name(entry))
     assert telling is not None
     began = int(entry.flight.started_at)
     assert stage.engine.streams.is_spent(telling, f"{began}:1")
@@ -647,7 +646,12 @@ async def test_id_whose_number_names_another_s_result_finds_nothing() -> None:
     record = await stage.record(entry)
     other = stage.engine.request(token=OTHER_TOKEN).scope
     forged = IdMint(stage.engine.secrets).mint(record.record_id, other, record.created_at)
-    assert (await stage.read(forged).end()).is_missing
+    name = stage.engine.stream_name(forged)
+    assert stage.engine.stream_book.fits(name, record.scope)
+    path = stage.engine.stream_book.path(forged, other, makes_files=False)
+    theirs = stage.engine.stream_book.verify(path.rpartition("/")[2])
+    assert theirs is not None
+    assert await stage.engine.streams.find(theirs) is None
     stale = IdMint(stage.engine.secrets).mint(record.record_id, entry.scope, record.created_at - 7200)
     await stage.engine.journal.drain()
     assert (await stage.read(stale).end()).is_missing
@@ -660,7 +664,9 @@ async def test_predictions_say_where_they_are_streamed() -> None:
         shown = (await stage.engine.views.of(entry)).stream_url
         assert shown is not None
         assert shown.startswith(f"{BASE}/v1/{prefix}/{entry.id}-")
-        assert stage.engine.stream_book.verify(shown.rpartition("/")[2]) == entry.id
+        name = stage.engine.stream_book.verify(shown.rpartition("/")[2])
+        assert name is not None
+        assert name.id == entry.id
         stage.upstream.succeed(["a"] if prefix == "streams" else [OUT])
         await stage.record(entry)
         after = await stage.engine.views.of(entry)
@@ -798,7 +804,7 @@ async def test_ended_streams_make_room_for_new_ones() -> None:
 async def test_slow_reader_holds_nobody_up() -> None:
     stage = Stage()
     entry = await stage.begin()
-    telling = await stage.engine.streams.find(entry.id)
+    telling = await stage.engine.streams.find(stage.engine.stream_name(entry))
     assert telling is not None
     async with stage.engine.streams.listening(telling, None) as slow:
         await settle()

@@ -250,7 +250,7 @@ async def test_secret_of_the_first_api_is_read_anew_where_it_accepts_the_token(w
     second = SecretUpstream(world.clock, name="second")
     world.upstreams.append(second)
     world.restarted()
-    world.gatekeeper.accept(world.scope())
+    world.gatekeeper.accept(world.api, ALICE)
     world.learn(upstream=second)
     assert ACCOUNT_SECRET in await world.signing(upstream=second)
 
@@ -301,11 +301,11 @@ async def test_caller_is_told_the_derived_secret_where_the_api_tells_none(
 async def test_caller_whose_token_is_refused_is_told_so_in_the_apis_words(world: World) -> None:
     stranger = Credential("r8_" + "x" * 37)
     scope = world.scope(stranger)
-    world.gatekeeper.accept(scope)
+    world.gatekeeper.accept(world.api, stranger)
     with pytest.raises(UpstreamRefused) as refused:
         await world.secrets.tell(world.api, stranger, scope)
     assert (refused.value.status, refused.value.content) == (401, b'{"title":"Unauthenticated"}')
-    assert not world.gatekeeper.is_accepted_now(world.api, scope)
+    assert not world.gatekeeper.is_accepted_now(world.api, stranger)
 
 
 async def test_home_is_the_first_upstream_with_accounts_or_the_one_that_was_named(world: World) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from starlette.types import Message
 
+from proxy.core.entitlement import Visitor
 from proxy.engine.uploads import Uploads, UpstreamFile
 from proxy.logs import Note
 from proxy.routes.exchange import Exchange
 from proxy.routes.files import Files
 from proxy.routes.passthrough import Passthrough
-from proxy.upstreams.base import RelayRequest
+from proxy.upstreams.base import Credential, RelayRequest, Upstream
 from storage.digest import Digest, Scope
 from tests.fakes.clock import ManualClock
 from tests.fakes.stores import MemoryContentStore, MemoryKeyValue
@@ -37,11 +38,18 @@ class Desk:
         services: Any = SimpleNamespace(
             base_url="https://images.example.com",
             gatekeeper=SimpleNamespace(files_scope=lambda credential: ME),
-            scopes=lambda credential: [(self.upstream, ME)],
+            visits=self._visits,
+            home=self._home,
             uploads=self.uploads,
             now=clock,
         )
         self.files = Files(services, Passthrough(services))
+
+    async def _visits(self, credential: Credential | None) -> list[tuple[Upstream, Visitor]]:
+        return [(self.upstream, Visitor(ME, ME, (), frozenset({ME})))]
+
+    async def _home(self, credential: Credential | None) -> Upstream:
+        return self.upstream
 
     def _answer(self, request: RelayRequest, body: bytes) -> tuple[int, bytes]:
         return self.status, b"" if self.status == 204 else json.dumps({"detail": "no"}).encode()

@@ -30,6 +30,7 @@ class Api:
 
     name = "replicate"
     api_roots = (ROOT,)
+    has_accounts = True
 
     def __init__(self) -> None:
         self.answer: tuple[int, list[tuple[str, str]], list[bytes]] = (200, [JSON], [b"{}"])
@@ -88,9 +89,13 @@ async def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
+    async def home(credential: Credential | None) -> Any:
+        return api
+
     services: Any = SimpleNamespace(
         base_url=BASE,
         catalog=SimpleNamespace(relay=lambda: api),
+        home=home,
         gatekeeper=SimpleNamespace(is_own=lambda credential: credential.token == OWN),
     )
     scope = {

@@ -84,7 +84,7 @@ class Place:
         """A prediction on its way, and its stream's token."""
         entry = await self.engine.create({"prompt": "x", "seed": 1})
         assert isinstance(entry, Running)
-        return entry, self.engine.stream_book.path(entry.id, makes_files=False).rpartition("/")[2]
+        return entry, self.engine.stream_book.path(entry.id, entry.results_scope, makes_files=False).rpartition("/")[2]
 
     def open(self, client: Client) -> asyncio.Task[None]:
         endpoint = Endpoint({}, self.handlers.handle)

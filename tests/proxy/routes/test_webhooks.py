@@ -20,6 +20,7 @@ pytestmark = pytest.mark.anyio
 
 ALICE, BOB = "r8_" + "a" * 37, "r8_" + "b" * 37
 ACCOUNT = reply(headers=["Content-Type: application/json"], body=b'{"type":"user","username":"alice"}')
+OTHER_ACCOUNT = reply(headers=["Content-Type: application/json"], body=b'{"type":"user","username":"bob"}')
 KEY = b'{"key": "whsec_' + base64.b64encode(b"the account's own secret") + b'"}'
 SECRET = reply(headers=["Content-Type: application/json"], body=KEY)
 MISSING = reply("404 Not Found", ["Content-Type: application/json"], b'{"detail":"no such thing"}')
@@ -68,8 +69,11 @@ async def test_caller_of_an_api_without_such_secrets_gets_one_of_their_own(tmp_p
         assert first.status_code == 200
         assert first.json()["key"].startswith("whsec_")
         assert again.json() == first.json(), "it stays the same"
-        server.replies = [ACCOUNT, MISSING]
+        server.replies = [OTHER_ACCOUNT, MISSING]
         assert (await ask(built, BOB)).json() != first.json()
+        server.replies = [ACCOUNT, MISSING]
+        other_token = "r8_" + "c" * 37
+        assert (await ask(built, other_token)).json() == first.json(), "it is the account's"
 
 
 async def test_refused_token_gets_no_secret_but_the_apis_refusal(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from loadtests.fake_model.catalog import find_model
 from loadtests.fake_model.process import ALICE, FakeModel, fake_model
+from proxy.core.entitlement import Account
 from proxy.core.errors import (
     HotplateError,
     NotFound,
@@ -23,10 +24,12 @@ from proxy.core.errors import (
 )
 from proxy.core.outputs import OutputAccess
 from proxy.upstreams import replicate_client
-from proxy.upstreams.base import Credential, Job, ModelTarget, Outcome, Progress, Upstream, Verdict
+from proxy.upstreams.base import Credential, Job, ModelTarget, Outcome, Progress, RelayRequest, Upstream, Verdict
+from proxy.upstreams.bodies import nothing
 from proxy.upstreams.egress import Egress
 from proxy.upstreams.http import AiohttpTransport
 from proxy.upstreams.polling import CAP_S, FAILED_CAP_S, FIRST_S, MAX_REFUSALS
+from proxy.upstreams.relay import close
 from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
 from storage.errors import StorageUnavailable
 from tests.fakes.raw_server import Reply, raw_server, reply
@@ -838,7 +841,7 @@ class TestCancelling:
 class TestCheck:
     async def test_good_and_bad_tokens(self, fake: FakeModel) -> None:
         upstream = live(fake)
-        assert await upstream.check(CREDENTIAL) == Verdict(is_accepted=True, account="alice")
+        assert await upstream.check(CREDENTIAL) == Verdict(is_accepted=True, account=Account("user", "alice"))
         verdict = await upstream.check(Credential("r8_wrong"))
         assert verdict.is_accepted is False
         assert verdict.refusal is not None
@@ -866,6 +869,33 @@ class TestCheck:
     )
     async def test_only_clear_answers_are_verdicts(self, answer: object, is_accepted: bool | None) -> None:
         assert (await scripted(Script(answer)).check(CREDENTIAL)).is_accepted is is_accepted
+
+    @pytest.mark.parametrize(
+        ("answer", "is_silent"),
+        [
+            (httpx.Response(404), True),
+            (httpx.Response(302, headers={"location": "/"}), True),
+            (httpx.Response(429), False),
+            (httpx.Response(503), False),
+            (httpx.ReadTimeout("slow"), False),
+        ],
+    )
+    async def test_api_without_accounts_is_told_from_one_that_is_away(self, answer: object, is_silent: bool) -> None:
+        assert (await scripted(Script(answer)).check(CREDENTIAL)).is_silent is is_silent
+
+    async def test_every_refusal_is_heard_whatever_asked_for_it(self, fake: FakeModel) -> None:
+        upstream = live(fake)
+        heard: list[str] = []
+        upstream.on_refusal = heard.append
+        wrong = Credential("r8_wrong")
+        await upstream.check(CREDENTIAL)
+        assert heard == []
+        await upstream.check(wrong)
+        for method, path in (("GET", "/trainings"), ("POST", "/deployments")):
+            request = RelayRequest(method, path, "", [], nothing(), has_body=False)
+            await close(await upstream.relay(request, wrong))
+        assert heard == ["r8_wrong"] * 3
+        await upstream.aclose()
 
     async def test_token_that_cannot_stand_in_a_header_is_not_asked_about(self) -> None:
         script = Script()

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.core.errors import NotFound, UpstreamUnavailable
 from proxy.core.schemas import parse_schema
-from proxy.upstreams.base import Credential, ModelDescription, ModelTarget
+from proxy.upstreams.base import Credential, ModelDescription, ModelTarget, Verdict
 from proxy.upstreams.silent import KEEP_S, Describer, NotedUpstream, ToldUpstream
 from tests.fakes.clock import ManualClock
 from tests.fakes.cog_server import OPENAPI
@@ -104,7 +104,7 @@ async def test_schema_that_the_edge_would_read_otherwise_is_no_description() -> 
 async def test_nobody_is_asked_about_a_credential_or_told_anything() -> None:
     pair = Pair()
     noted = NotedUpstream(ScriptedUpstream(pair.clock))
-    assert (await noted.check(Credential("r8_x"))).is_accepted is None
+    assert await noted.check(Credential("r8_x")) == Verdict(None, is_silent=True)
     assert await noted.input_schema(TARGET, None) is None
     assert (await noted.describe(TARGET, None)).model == "acme/pixel"
     assert noted.has_accounts

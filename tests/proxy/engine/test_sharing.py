@@ -1,0 +1,220 @@
+"""Runs and results that several tokens share: by account, by group, by everybody."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from proxy.core.entitlement import Account, Groups, token_id
+from proxy.core.errors import PaymentRequired, UpstreamRefused
+from proxy.core.policy import Policy
+from proxy.engine.predictor import Hit
+from proxy.engine.recent import Running
+from proxy.upstreams.base import Credential, Job, Outcome, Verdict
+from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
+
+pytestmark = pytest.mark.anyio
+
+SHARED = [Policy(scope="shared")]
+REFUSAL = UpstreamRefused(401, [], b'{"title":"Unauthenticated"}')
+
+
+async def settled() -> None:
+    """Let everything that can go on go on."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def refusing(engine: Engine, *tokens: str, error: UpstreamRefused = REFUSAL) -> None:
+    """The upstream takes no run with these tokens."""
+    run = engine.upstream.run
+
+    async def judged(job: Job, report: Any) -> Outcome:
+        if job.credential is not None and job.credential.token in tokens:
+            engine.upstream.refusal = error
+            try:
+                return await run(job, report)
+            finally:
+                engine.upstream.refusal = None
+        return await run(job, report)
+
+    engine.upstream.run = judged  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 429])
+async def test_refusal_of_who_leads_is_no_answer_to_who_follows(status: int) -> None:
+    engine = Engine(policies=SHARED)
+    refusing(engine, TOKEN, error=UpstreamRefused(status, [], b"{}"))
+    engine.upstream.door = asyncio.Event()
+    engine.gatekeeper.accept(engine.upstream, Credential(TOKEN))
+    leader = asyncio.create_task(engine.create(token=TOKEN))
+    await settled()
+    followers = [asyncio.create_task(engine.create(token=OTHER_TOKEN, wants_s=60.0)) for _ in range(20)]
+    await settled()
+    assert len(engine.upstream.jobs) == 1
+    engine.upstream.door.set()
+    with pytest.raises(UpstreamRefused):
+        await leader
+    entries = await asyncio.gather(*followers)
+    assert all(isinstance(entry, Running) for entry in entries)
+    assert len(engine.upstream.jobs) == 2, "they ask for themselves, together"
+    assert engine.gatekeeper.is_accepted_now(engine.upstream, Credential(OTHER_TOKEN))
+    assert engine.gatekeeper.is_accepted_now(engine.upstream, Credential(TOKEN)) == (status in (402, 429))
+    await engine.coalescer.drain(5)
+
+
+async def test_refusal_that_is_about_the_request_is_everybody_s_answer() -> None:
+    engine = Engine(policies=SHARED)
+    refusing(engine, TOKEN, error=UpstreamRefused(422, [], b'{"detail":"no"}'))
+    engine.upstream.door = asyncio.Event()
+    leader = asyncio.create_task(engine.create(token=TOKEN))
+    await settled()
+    follower = asyncio.create_task(engine.create(token=OTHER_TOKEN, wants_s=60.0))
+    await settled()
+    engine.upstream.door.set()
+    for one in (leader, follower):
+        with pytest.raises(UpstreamRefused) as raised:
+            await one
+        assert raised.value.status == 422
+    assert len(engine.upstream.jobs) == 1
+
+
+async def test_token_that_nobody_vouches_for_shares_no_run() -> None:
+    engine = Engine(policies=SHARED)
+    engine.upstream.gate = asyncio.Event()
+    first = await engine.create(token=TOKEN)
+    engine.upstream.verdict = Verdict(is_accepted=None)
+    second = await engine.create(token=OTHER_TOKEN)
+    assert isinstance(first, Running)
+    assert isinstance(second, Running)
+    assert second.flight is not first.flight
+    assert not second.is_follower
+    assert len(engine.upstream.jobs) == 2
+    engine.upstream.gate.set()
+    await engine.coalescer.drain(5)
+
+
+async def test_token_that_is_refused_shares_no_run_and_makes_none() -> None:
+    engine = Engine(policies=SHARED)
+    engine.upstream.gate = asyncio.Event()
+    await engine.create(token=TOKEN)
+    engine.upstream.verdict = Verdict(is_accepted=False)
+    with pytest.raises(UpstreamRefused):
+        await engine.create(token=OTHER_TOKEN)
+    assert len(engine.upstream.jobs) == 1
+    engine.upstream.gate.set()
+    await engine.coalescer.drain(5)
+
+
+async def test_equal_first_requests_of_one_token_share_a_run_although_nobody_vouches_for_it_yet() -> None:
+    engine = Engine()
+    engine.upstream.verdict = Verdict(is_accepted=None, is_silent=True)
+    engine.upstream.door = asyncio.Event()
+    asking = [asyncio.create_task(engine.create(wants_s=60.0)) for _ in range(10)]
+    await settled()
+    engine.upstream.door.set()
+    entries = await asyncio.gather(*asking)
+    assert len(engine.upstream.jobs) == 1
+    assert len({entry.id for entry in entries}) == 10
+    await engine.coalescer.drain(5)
+
+
+async def test_sharers_of_a_run_have_their_own_predictions_and_see_them_alone() -> None:
+    engine = Engine(policies=SHARED)
+    engine.upstream.gate = asyncio.Event()
+    mine, yours = [await engine.create(token=token) for token in (TOKEN, OTHER_TOKEN)]
+    assert isinstance(mine, Running)
+    assert isinstance(yours, Running)
+    assert yours.is_follower
+    assert mine.scope != yours.scope
+    assert mine.results_scope == yours.results_scope
+    engine.upstream.gate.set()
+    await engine.coalescer.drain(5)
+    for one, other in ((mine, yours), (yours, mine)):
+        entitled = {one.results_scope}
+        found = await engine.views.find(one.id, one.scope, entitled)
+        assert found is not None
+        assert found.output is not None
+        assert await engine.views.find(one.id, other.scope, entitled) is None
+    await engine.journal.drain()
+    again = await engine.restarted()
+    found = await again.views.find(yours.id, yours.scope, {yours.results_scope})
+    assert found is not None
+    assert found.output is not None
+
+
+async def test_end_of_a_shared_run_that_failed_is_known_to_all_who_shared_it_after_a_restart() -> None:
+    """The row of a run named the one who caused it, and the others' predictions had their data removed."""
+    engine = Engine(policies=SHARED)
+    engine.upstream.status = "failed"
+    engine.upstream.gate = asyncio.Event()
+    mine, yours = [await engine.create(token=token) for token in (TOKEN, OTHER_TOKEN)]
+    engine.upstream.gate.set()
+    await engine.coalescer.drain(5)
+    again = await engine.restarted()
+    for one in (mine, yours):
+        assert isinstance(one, Running)
+        found = await again.views.find(one.id, one.scope, {one.results_scope})
+        assert found is not None
+        assert (found.status, found.error) == ("failed", "the model says no")
+
+
+async def test_who_has_left_a_group_sees_its_results_no_more() -> None:
+    engine = Engine(policies=[Policy(scope="group:crew")])
+    gate, credential = engine.gatekeeper, Credential(TOKEN)
+    gate.set_groups(Groups.of({"crew": [f"token:{token_id(engine.secrets, TOKEN)}"]}))
+    entry = await engine.run()
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    for prediction_id in (entry.id, hit.id):
+        visitor = await gate.recognise(engine.upstream, credential)
+        found = await engine.views.find(prediction_id, visitor.owner, visitor.entitled)
+        assert found is not None
+        assert found.output is not None
+    gate.set_groups(Groups())
+    for prediction_id in (entry.id, hit.id):
+        visitor = await gate.recognise(engine.upstream, credential)
+        found = await engine.views.find(prediction_id, visitor.owner, visitor.entitled)
+        assert found is not None
+        assert (found.output, found.is_data_removed, found.input, found.logs) == (None, True, {}, "")
+    assert isinstance(await engine.create(), Running), "and gets no hit by its own key either"
+
+
+async def test_run_is_taken_up_by_the_next_process_under_its_own_scopes() -> None:
+    engine = Engine(policies=SHARED)
+    engine.upstream.verdict = Verdict(is_accepted=True, account=Account("user", "alice"))
+    await engine.gatekeeper.identify(engine.upstream, Credential(TOKEN))
+    engine.upstream.gate = asyncio.Event()
+    entry = await engine.create()
+    assert isinstance(entry, Running)
+    assert entry.scope != entry.results_scope
+    await engine.journal.drain()
+    again = await engine.restarted()
+    again.upstream = engine.upstream.successor()
+    again.resumption._upstreams = {again.upstream.name: again.upstream}
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    found = await again.views.find(entry.id, entry.scope, {entry.results_scope})
+    assert found is not None
+    assert found.output is not None
+    engine.upstream.gate.set()
+    await engine.coalescer.drain(5)
+
+
+async def test_token_that_may_cause_no_run_still_gets_what_is_stale_and_nothing_is_refreshed_for_it() -> None:
+    engine = Engine(own_tokens=("a-token-of-ours-one",), policies=[Policy(ttl_s=60, stale_while_revalidate_s=3600)])
+    engine.upstream.has_accounts = False
+    gate = engine.gatekeeper
+    text, _ = await gate.add_token("mine", spend_per_day=1.0)
+    await engine.run(token=text)
+    engine.clock.advance(120)
+    gate._allowances._spent_today = lambda owner: 1.0
+    answer = await engine.create(token=text)
+    assert isinstance(answer, Hit)
+    assert answer.grade == "revalidate"
+    await settled()
+    assert len(engine.upstream.jobs) == 1
+    with pytest.raises(PaymentRequired):
+        await engine.create({"prompt": "new"}, token=text)
