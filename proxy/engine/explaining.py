@@ -186,20 +186,19 @@ class Explainer:
         if not isinstance(plan, Cached) or key is None:
             return []
         found = []
+        former = former_key_of(create, prepared)
         for number in range(plan.pool):
-            member = variant_key(key, member=number)
-            state = await self._state(create, prepared, member)
-            former = former_key_of(create, prepared) if state["state"] != "stored" and plan.pool == 1 else None
-            if former is not None:
-                before = await self._state(create, prepared, former)
+            state = await self._state(prepared, variant_key(key, member=number))
+            if former is not None and state["state"] != "stored":
+                before = await self._state(prepared, variant_key(former, member=number))
                 if before["state"] != "empty":
                     state = {**before, "note": "under the key of before the version's schema was known"}
             found.append(state)
         return found
 
-    async def _state(self, create: Create, prepared: Prepared, key: PredictionKey) -> JsonObject:
+    async def _state(self, prepared: Prepared, key: PredictionKey) -> JsonObject:
         record = await self._storage.results.get_complete(key)
-        if record is not None and record.scope == create.scope:
+        if record is not None and record.scope == prepared.results_scope:
             return {"key": key.hex(), "state": "stored", **self._age(record, prepared)}
         is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
         is_running = self._coalescer.find(key, is_refresh=is_refresh) is not None

@@ -58,6 +58,18 @@ async def test_pool_is_explained_place_by_place() -> None:
     assert (await engine.explainer.explain(engine.request()))["would"] == "hit"
 
 
+@pytest.mark.parametrize("scope", ["token", "shared"])
+async def test_what_is_stored_is_seen_whoever_shares_it(scope: str) -> None:
+    """It was looked for among the results of the caller's account alone, and every other hit was foretold as a miss."""
+    engine = Engine(policies=[Policy(scope=scope)])
+    await engine.run()
+    told = await engine.explainer.explain(engine.request())
+    assert (told["would"], told["is_stored"]) == ("hit", True)
+    assert isinstance(await engine.create(), Hit)
+    other = await engine.explainer.explain(engine.request(token=OTHER_TOKEN))
+    assert other["would"] == ("hit" if scope == "shared" else "miss")
+
+
 async def test_wishes_of_the_request_are_shown_as_they_are_understood() -> None:
     engine = Engine()
     told = await engine.explainer.explain(engine.request(cache_control="max-age=0, max-stale"))
