@@ -212,6 +212,21 @@ async def test_field_that_only_the_api_understands_is_refused(door: Door) -> Non
     assert door.api.counters()["creates"] == 0
 
 
+async def test_request_that_is_only_observed_is_a_run_that_its_client_can_read(tmp_path: Path, api: FakeModel) -> None:
+    """It was passed on as it came, and answered with 404: what the account of the API holds is for no client."""
+    async with opened(tmp_path / "data", api, policy=[{"mode": "observe"}]) as door:
+        mine = await token_for(door, "mine")
+        for verdict in ("would-miss", "would-hit-doubtful"):
+            made = await door.create(mine)
+            assert (made.status_code, made.json()["status"]) == (201, "succeeded")
+            assert made.headers["cache-status"] == f'Hotplate; fwd=bypass; detail="observe {verdict}"'
+            assert (await door.ask(mine, "GET", f"/v1/predictions/{made.json()['id']}")).json()["output"]
+            await door.built.services.observer.drain()
+        assert api.counters()["creates"] == 2, "nothing is answered from the cache"
+        assert door.built.services.observer.report()["verdicts"]["would-hit-doubtful"] == 1
+        assert (await door.create(mine, secret="no such field")).status_code == 422
+
+
 async def test_webhook_secret_is_each_token_s_own(door: Door) -> None:
     one, two = await token_for(door, "one"), await token_for(door, "two")
     keys = [(await door.ask(token, "GET", "/v1/webhooks/default/secret")).json()["key"] for token in (one, one, two)]
