@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from proxy.core.cache_control import parse_cache_control
 from proxy.core.controls import Controls
+from proxy.core.entitlement import Visitor
 from proxy.core.errors import Forbidden, HotplateError, NotCached, UpstreamRefused
 from proxy.core.policy import Policy, PolicyBook
 from proxy.core.predictions import Prediction
@@ -27,7 +28,7 @@ from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.policy_settings import PolicySettings
 from proxy.routes.predictions import _cache_status, _hit_status
-from proxy.upstreams.base import ModelDescription, ModelTarget
+from proxy.upstreams.base import Credential, ModelDescription, ModelTarget
 from storage.digest import PredictionKey
 from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
 from tests.fakes.held_upstream import Ending, HeldUpstream, Service
@@ -61,6 +62,7 @@ _FIELDS: dict[str, list[Any]] = {
     "seedless": [None] * 5 + ["bypass", "pool:2", "pool:2", "pool:3"],
     "random_seeds": [None, None, [0, -1], []],
     "cache_text": [None, "on", "off"],
+    "scope": [None] * 4 + ["shared", "shared", "token"],
     "forbid": [None] * 10
     + [["no-cache", "max-age"], ["no-store"], ["only-if-cached", "pool"], ["namespace", "key"], ["max-stale"]],
 }
@@ -404,9 +406,12 @@ class PolicyMachine(RuleBasedStateMachine):
     def flight(self, which: int) -> int:
         return sorted(self.rules.flights)[which % len(self.rules.flights)]
 
+    def visitor(self, token: str) -> Visitor:
+        return self.do(self.engine.gatekeeper.recognise(self.engine.upstream, Credential(TOKENS[token])))
+
     def find(self, prediction_id: str, token: str) -> Prediction | None:
-        scope = self.engine.request(token=TOKENS[token]).scope
-        return self.do(self.engine.views.find(prediction_id, scope))
+        visitor = self.visitor(token)
+        return self.do(self.engine.views.find(prediction_id, visitor.owner, visitor.entitled))
 
     def check_end(self, prediction_id: str, number: int, how: Ending) -> None:
         run, token = self.service.runs[number], self.told[prediction_id][1]
@@ -444,11 +449,10 @@ class PolicyMachine(RuleBasedStateMachine):
             return
         prediction_id = sorted(flight["waits"])[who % len(flight["waits"])]
         token = self.told[prediction_id][1]
-        stranger = self.engine.request(token=TOKENS["other" if token == "mine" else "mine"]).scope
-        assert self.do(self.engine.predictor.cancel(prediction_id, stranger)) is None
-        prediction = self.do(
-            self.engine.predictor.cancel(prediction_id, self.engine.request(token=TOKENS[token]).scope)
-        )
+        stranger, visitor = self.visitor("other" if token == "mine" else "mine"), self.visitor(token)
+        cancel = self.engine.predictor.cancel
+        assert self.do(cancel(prediction_id, stranger.owner, stranger.entitled)) is None
+        prediction = self.do(cancel(prediction_id, visitor.owner, visitor.entitled))
         assert prediction is not None
         assert prediction.status == "canceled"
         self.canceled.add(prediction_id)
