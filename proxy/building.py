@@ -291,7 +291,14 @@ def build_services(
         kill_switch=kill_switch,
         reload=reload,
         purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
-        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time, books.would_hit),
+        observer=Observer(
+            preparation,
+            metrics.observe_verdict,
+            metrics.observe_would_save,
+            lambda upstream, model: price_of(policy_desk.book, model),
+            time.time,
+            books.would_hit,
+        ),
         explainer=Explainer(
             preparation=preparation,
             desk=policy_desk,

@@ -63,8 +63,12 @@ class PolicySettings(BaseModel):
         description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
         "temperature of 0; `on` = always; `off` = never.",
     )
-    price_per_second: float = Field(default=0.0, ge=0, description="Price of a second of a run, for the ledger.")
-    price_per_output: float = Field(default=0.0, ge=0, description="Price of an output file, for the ledger.")
+    price_per_second: float = Field(
+        default=0.0, ge=0, description="Price of a second of a run, for the ledger. Only in a policy without a name."
+    )
+    price_per_output: float = Field(
+        default=0.0, ge=0, description="Price of an output file, for the ledger. Only in a policy without a name."
+    )
     scope: str = Field(
         default="account",
         pattern=r"^(account|token|shared|group:[a-z0-9][a-z0-9_-]{0,62})$",

@@ -529,6 +529,7 @@ class Settings(BaseSettings):
         base_host = urlsplit(self.public.base_url or "").hostname or "localhost"
         reached = {"public.host": self.public.host, "public.base_url": base_host}
         self._check_held_tokens()
+        self._check_prices()
         self._check_groups()
         for field, host in reached.items():
             if self.auth.mode == "open" and not is_loopback(host) and not self.auth.open_to_all:
@@ -545,6 +546,13 @@ class Settings(BaseSettings):
         if not is_loopback(self.admin.host) and self.admin.token is None:
             raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
         return self
+
+    def _check_prices(self) -> None:
+        # What a run costs does not depend on the base URL by which it was asked for.
+        for number, one in enumerate(self.policy):
+            for field in ("price_per_second", "price_per_output"):
+                if one.name is not None and getattr(one, field):
+                    raise ValueError(f"policy.{number}.{field}: must stand in a policy without a name")
 
     def _check_groups(self) -> None:
         for number, one in enumerate(self.policy):
