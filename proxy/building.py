@@ -307,7 +307,7 @@ def build_services(
             gatekeeper=gatekeeper,
             now=time.time,
         ),
-        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time),
+        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time, catalog.upstreams),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,

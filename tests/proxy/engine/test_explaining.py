@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -98,6 +99,38 @@ async def test_secrets_and_tokens_are_not_shown() -> None:
         assert "secret" not in text
         assert TOKEN not in text
     assert made_request.scope.hex() not in repr(told), "a scope is shown by its beginning"
+
+
+async def test_past_prediction_hides_what_its_model_calls_secret() -> None:
+    """Its name did not give it away, and the model's document was not asked."""
+    engine = Engine()
+    fields = {"cookie": {"type": "string", "x-cog-secret": True}}
+    document: JsonObject = {"components": {"schemas": {"Input": {"properties": fields}}}}
+    engine.upstream.description = replace(engine.upstream.description, openapi=document)
+    made = await engine.run({"prompt": "x", "cookie": "crumbs"})
+    for process in (engine, await engine.restarted()):
+        process.upstream.description = engine.upstream.description
+        told = await process.past.explain(made.id)
+        assert told["input"]["prompt"] == "x"
+        assert "crumbs" not in repr(told)
+
+
+async def test_past_prediction_says_its_place_in_the_pool_and_which_policy_holds_now() -> None:
+    engine = Engine(policies=[Policy(models=("acme/*",), pool=2)])
+    places = {(await engine.past.explain((await engine.run()).id))["pool"] for _ in range(2)}
+    assert places == {"1/2", "2/2"}
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    told = await engine.past.explain(hit.id)
+    assert told["policy_now"] == "policy 1, of no profile, is the first that matches acme/pixel: acme/*"
+
+
+async def test_only_if_cached_under_observe_is_refused_where_nothing_is_passed_on() -> None:
+    engine = Engine(policies=[Policy(mode="observe")])
+    wants_no_run = engine.request(cache_control="only-if-cached")
+    assert (await engine.explainer.explain(wants_no_run))["would"] == "bypass"
+    engine.upstream.kind = "cog"
+    assert (await engine.explainer.explain(wants_no_run))["would"].startswith("error")
 
 
 async def test_two_requests_differ_by_their_inputs_and_wishes_or_have_one_key() -> None:
