@@ -352,7 +352,7 @@ class PolicyMachine(RuleBasedStateMachine):
         flight = self.rules.began(run, plan, place)
         assert (entry.flight.key is not None) is flight["joins"]
         flight["waits"].add(entry.id)
-        assert _cache_status(entry, None) == self.miss_status(plan, place, "")
+        assert _cache_status(entry, None, wants_new=wants_new(plan)) == self.miss_status(plan, place, "")
 
     def check_join(self, plan: Doc, entry: Running, places: list[Place]) -> None:
         place = self.place_of(plan, entry.member)
@@ -361,7 +361,7 @@ class PolicyMachine(RuleBasedStateMachine):
         assert entry.is_follower
         assert run == self.run_of(entry)
         self.rules.flights[run]["waits"].add(entry.id)
-        assert _cache_status(entry, None) == self.miss_status(plan, place, "; collapsed")
+        assert _cache_status(entry, None, wants_new=wants_new(plan)) == self.miss_status(plan, place, "; collapsed")
 
     @staticmethod
     def miss_status(plan: Doc, place: Place | None, collapsed: str) -> str:
@@ -370,7 +370,8 @@ class PolicyMachine(RuleBasedStateMachine):
         assert place is not None
         size = len(plan["places"])
         where = f'; detail="pool {place[1] + 1}/{size}"' if size > 1 else ""
-        return f"Hotplate; fwd={'miss' if plan['shares'] else 'request'}{collapsed}{where}"
+        why = "miss" if plan["looks"] else "request" if wants_new(plan) else "bypass"
+        return f"Hotplate; fwd={why}{collapsed}{where}"
 
     # -- time, ends, faults -------------------------------------------------------------------------------
 
@@ -554,6 +555,11 @@ class PolicyMachine(RuleBasedStateMachine):
         else:
             self.engine.blobs.lose(run.digest)
         del self.rules.stored[place]
+
+
+def wants_new(plan: Doc) -> bool:
+    """Whether the request itself demands a new run."""
+    return "no-cache" in plan["request"]["cc"] or plan["request"]["cc"].get("max-age") == 0
 
 
 def policies(book: list[Doc]) -> list[Policy]:
