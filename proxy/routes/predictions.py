@@ -323,7 +323,7 @@ def _hit_status(hit: Hit) -> bytes:
         return _HIT_STATUS
     status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
     details = [_place(hit.member)] if hit.member is not None else []
-    if hit.member is None and hit.grade != "fresh":
+    if hit.grade != "fresh":
         details.append("revalidating" if hit.grade == "revalidate" else "stale-if-error")
     if hit.is_stretched:
         details.append("auth-stretched")

@@ -317,10 +317,11 @@ class PolicyMachine(RuleBasedStateMachine):
         assert hit.ttl_s == self.rules.lifetime_s(plan) - age_s
         assert hit.grade == ("if-error" if is_stand_in else self.rules.good_for(place, plan))
         status = "Hotplate; hit" + (f"; ttl={math.floor(hit.ttl_s)}" if hit.ttl_s < math.inf else "")
+        stale = {"fresh": "", "revalidate": "revalidating", "if-error": "stale-if-error"}[hit.grade]
         if len(plan["places"]) > 1:
-            status += f'; detail="pool {place[1] + 1}/{len(plan["places"])}"'
-        elif hit.grade != "fresh":
-            status += "; detail=" + ("revalidating" if hit.grade == "revalidate" else "stale-if-error")
+            status += f'; detail="pool {place[1] + 1}/{len(plan["places"])}{stale and ", "}{stale}"'
+        elif stale:
+            status += f"; detail={stale}"
         assert _hit_status(hit).decode() == status
         if not is_stand_in and self.rules.refreshes(place, plan):
             self.rules.asked += 1
