@@ -18,7 +18,7 @@ from proxy.engine.books import NOBODY, OTHER, Books
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.rows import RowWriter
-from proxy.upstreams.base import ModelDescription, ModelTarget, Outcome
+from proxy.upstreams.base import Job, ModelDescription, ModelTarget, Outcome, Progress
 from storage.digest import Scope
 from storage.errors import StorageUnavailable
 from tests.fakes.clock import ManualClock
@@ -138,6 +138,71 @@ class TestPredictions:
         await engine.predictor.cancel(first.id, first.scope)
         await engine.coalescer.drain(5)
         assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
+
+    async def test_run_that_is_cancelled_while_its_files_are_taken_in_is_paid_for_and_kept(self) -> None:
+        """Under load that took a second; the run was counted as cancelled, and what it gave was thrown away."""
+        engine = Engine(price=PRICE)
+        arrived, opened, ingest = asyncio.Event(), asyncio.Event(), engine.ingestor.ingest
+
+        async def slow(*given: Any, **more: Any) -> Any:
+            arrived.set()
+            await opened.wait()
+            return await ingest(*given, **more)
+
+        engine.ingestor.ingest = slow  # type: ignore[method-assign]
+        entry = await engine.create()
+        assert isinstance(entry, Running)
+        await arrived.wait()
+        shown = await engine.predictor.cancel(entry.id, entry.scope)
+        opened.set()
+        await engine.coalescer.drain(5)
+        assert shown is not None
+        assert shown.status == "canceled"
+        assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
+        assert isinstance(await engine.create(), Hit)
+
+    async def test_run_whose_result_cannot_be_taken_in_is_counted_as_the_upstream_ended_it(self) -> None:
+        engine = Engine(price=PRICE)
+
+        async def broken(*given: Any, **more: Any) -> Any:
+            raise RuntimeError("no")
+
+        engine.ingestor.ingest = broken  # type: ignore[method-assign]
+        await engine.run()
+        assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
+
+    async def test_cancellation_that_is_not_heard_when_the_proxy_stops_is_left_to_the_next_process(self) -> None:
+        engine = Engine()
+        (first,) = await held(engine, TOKEN)
+        silent = asyncio.Event()
+
+        async def run(job: Job, report: Any) -> Any:
+            report(Progress("processing", engine.clock(), upstream_id="up-9"))
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await silent.wait()  # the API does not answer
+                raise
+
+        engine.upstream.run = run  # type: ignore[method-assign]
+        other = await engine.create({"prompt": "a grey goose"})
+        assert isinstance(other, Running)
+        await engine.predictor.cancel(other.id, other.scope)
+        await asyncio.sleep(0)
+        await engine.coalescer.drain(0)
+        await engine.journal.drain()
+        assert numbers(engine) == {}
+        again = await engine.restarted()
+        again.upstream.gate = asyncio.Event()
+        again.upstream.gate.set()
+        await again.resumption.resume()
+        await again.coalescer.drain(5)
+        assert sorted(again.upstream.adopted) == ["up-1", "up-9"]
+        assert sum(numbers(again).values()) == 2
+        view = await again.views.find(other.id, other.scope)
+        assert view is not None
+        assert view.status == "canceled"
+        assert first.scope == other.scope
 
     async def test_run_that_was_lost_is_a_failed_one(self) -> None:
         engine = Engine()
@@ -261,19 +326,24 @@ class TestPredictions:
         assert numbers(again) == {"made_succeeded": 1, "shared": 1, "repeat": 1}
         assert first.scope == second.scope
 
-    async def test_run_whose_result_a_former_process_stored_is_not_counted_again(self) -> None:
+    async def test_run_whose_result_was_stored_right_before_a_kill_is_counted_by_the_next_process(self) -> None:
+        """It was taken for counted, but what is counted is written after the row of the run is gone."""
         engine = Engine()
         first, _ = await held(engine, TOKEN, TOKEN)
         await engine.journal.drain()
         rows = dict(engine.ledger._values)
         await let_go(engine, first)
         await engine.journal.drain()
-        engine.ledger._values.update(rows)  # killed before the rows went
+        engine.ledger._values.clear()
+        engine.ledger._values.update(rows)  # killed before the row of the run went, and so before the sums were written
         again = await engine.restarted()
+        await again.books.open()
         await again.resumption.resume()
         await again.coalescer.drain(5)
-        assert numbers(engine) == {"made_succeeded": 1, "shared": 1, "repeat": 1}
-        assert numbers(again) == {}
+        assert again.upstream.adopted == []
+        assert numbers(again) == {"made_succeeded": 1, "shared": 1, "repeat": 1}
+        assert counted(again)["made_succeeded"].seconds == counted(engine)["made_succeeded"].seconds
+        await again.books.aclose()
 
 
 @asynccontextmanager
