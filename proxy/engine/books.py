@@ -49,6 +49,10 @@ FORMAT = 1
 KEEP_S = MAX_DAYS * 86_400.0
 FLUSH_S = 1.0
 RETRY_S = 5.0
+BATCH = 32
+"""Rows that are queued at a time. One by one, each would wait behind all that others have to write, on a busy disk for
+seconds; many more would hold up the event loop while they are encoded."""
+
 FLUSH_SHARE = 0.1
 """Part of the time that writing may take: with very many accounts rows are written less often."""
 
@@ -321,20 +325,24 @@ class Books:
     async def _flush(self) -> bool:
         """Write what changed; whether all of it is written."""
         self._has_news.clear()
-        for _ in range(len(self._unwritten)):
-            if not self._unwritten:  # somebody else writes, too
-                break
-            account = self._unwritten.popleft()
-            account.is_written = True  # before the wait, so that what is counted meanwhile is written once more
-            row = self._rows.put(_row(account.name), _encode(account), KEEP_S)
+        left = len(self._unwritten)
+        while left > 0 and self._unwritten:  # somebody else writes, too
+            batch = [self._unwritten.popleft() for _ in range(min(left, BATCH, len(self._unwritten)))]
+            left -= len(batch)
+            rows = {self._put(account): account for account in batch}
             try:
-                await asyncio.wait({row})
+                await asyncio.wait(rows)
             finally:
-                if not row.done() or not row.result():
+                lost = [account for row, account in rows.items() if not row.done() or not row.result()]
+                for account in lost:
                     self._is_changed(account)
-            if not row.result():
+            if lost:
                 return False
         return True
+
+    def _put(self, account: Account) -> asyncio.Task[bool]:
+        account.is_written = True  # before the wait, so that what is counted meanwhile is written once more
+        return self._rows.put(_row(account.name), _encode(account), KEEP_S)
 
     async def _read(self, day: str) -> list[tuple[Name, dict[Kind, Line]]]:
         return decode_rows(await self._rows.scan(f"{ROWS}{day}:"))

@@ -405,6 +405,26 @@ class TestRows:
         async with opened(rows, clock) as made:
             assert (await all_of(made))["hit"][0] == 3
 
+    async def test_rows_wait_for_what_others_write_once_and_not_each(
+        self, rows: MemoryKeyValue, clock: ManualClock
+    ) -> None:
+        writer, put = RowWriter(rows), rows.put
+        order: list[str] = []
+
+        async def noted(name: str, value: bytes, ttl_s: float | None = None) -> None:
+            order.append(name.partition(":")[0])
+            if name.startswith("money:"):
+                writer.put("other:1", b"", 60.0)
+            await put(name, value, ttl_s)
+
+        made = Books(writer, lambda upstream, model: PRICE, clock)
+        for model in ("a/a", "b/b", "c/c"):
+            made.hit("replicate", model, SCOPE, 1.0, 1)
+        rows.put = noted  # type: ignore[method-assign]
+        await made.aclose()
+        await writer.drain()
+        assert order == ["money"] * 3 + ["other"] * 3
+
     async def test_days_are_kept_apart_and_read_back(self, rows: MemoryKeyValue, clock: ManualClock) -> None:
         async with opened(rows, clock) as made:
             for _ in range(3):
