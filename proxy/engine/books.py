@@ -148,8 +148,11 @@ class Books:
 
     def relayed(self, upstream: str, target: ModelTarget, scope: Scope) -> None:
         """A create was passed through; nobody here sees its end."""
-        model = f"{DEPLOYMENTS}{target.model}" if target.is_deployment else target.model or target.version or OTHER
-        self._add("relayed", upstream, model, scope, 0.0, 0)
+        self._add("relayed", upstream, _named(target), scope, 0.0, 0)
+
+    def unanswered(self, upstream: str, target: ModelTarget, scope: Scope) -> None:
+        """A request came to no run, since the upstream could not even be asked what would run."""
+        self._add("refused", upstream, _named(target), scope, 0.0, 0)
 
     def refused(self, upstream: str, described: ModelDescription, scope: Scope, times: int = 1) -> None:
         """Requests came to no run and to no result."""
@@ -375,6 +378,10 @@ def model_of(described: ModelDescription, told: str | None = None) -> str:
     if described.deployment is not None:
         return f"{DEPLOYMENTS}{described.deployment}"
     return told or described.model or described.version
+
+
+def _named(target: ModelTarget) -> str:
+    return f"{DEPLOYMENTS}{target.model}" if target.is_deployment else target.model or target.version or OTHER
 
 
 def model_of_record(record: ResultRecord) -> str:

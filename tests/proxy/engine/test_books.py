@@ -221,6 +221,17 @@ class TestPredictions:
         await engine.coalescer.drain(5)
         assert numbers(engine) == {"refused": 3}
 
+    async def test_request_is_refused_where_the_upstream_cannot_even_say_what_would_run(self) -> None:
+        engine = Engine()
+
+        async def away(*_: object) -> ModelDescription:
+            raise UpstreamUnavailable("away")
+
+        engine.upstream.describe = away  # type: ignore[method-assign]
+        with pytest.raises(UpstreamUnavailable):
+            await engine.create()
+        assert numbers(engine) == {"refused": 1}
+
     async def test_result_that_was_stored_meanwhile_is_a_hit_for_all_who_led_and_followed(self) -> None:
         engine = Engine(price=PRICE)
         await engine.run()
