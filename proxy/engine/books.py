@@ -184,7 +184,7 @@ class Books:
             model_of(described, record.model if record is not None else end.model),
             scope,
             compute_s(end.metrics, end.started_at, end.completed_at),
-            outputs_of(record) if record is not None else int(end.status == "succeeded"),
+            outputs_of(record) if record is not None else flight.told_outputs,
         )
         if flight.was_found:
             self._add("hit", *what, shares.everyone)

@@ -54,7 +54,7 @@ class Flight:
         tally: the predictions that wait, for the ledger.
         was_found: there was no run: the result was in the store by then.
         worked_from: epoch seconds of the first news that the model works on it.
-        told_end: how the run ended at the upstream, where that is known, without its output.
+        told_end, told_outputs: how the run ended at the upstream and how many outputs it gave, where that is known.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class Flight:
         self.was_found = False
         self.worked_from: float | None = None
         self.told_end: Outcome | None = None
+        self.told_outputs = 0
         self._given: tuple[Digest, JsonObject] | None = None
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -107,8 +108,9 @@ class Flight:
             self._accepted.set_result(None)
         self.show()
 
-    def tell_end(self, outcome: Outcome) -> None:
-        """How the run ended at the upstream, whatever becomes of its result here."""
+    def tell_end(self, outcome: Outcome, outputs: int) -> None:
+        """How the run ended at the upstream, whatever becomes of its result here; ``outputs`` as it is priced."""
+        self.told_outputs = outputs
         self.told_end = replace(outcome, output=None)  # perhaps megabytes, and a flight is remembered for an hour
 
     def show(self) -> None:

@@ -237,7 +237,9 @@ class Runs:
             if isinstance(outcome, Landed):
                 return outcome
             flight.is_over = True
-            flight.tell_end(outcome)  # whatever becomes of its result here: it was made, and costs what it costs
+            _tell_end(
+                flight, create, outcome
+            )  # whatever becomes of its result here: it was made, and costs what it costs
             self._observe_run(create.upstream.name, outcome)
             if outcome.status != "succeeded":
                 return Landed(replace(outcome, output=None), None, is_stored=False)
@@ -303,7 +305,7 @@ class Runs:
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
             is_watched=flight.is_watched,
-            tell_end=flight.tell_end,
+            tell_end=partial(_tell_end, flight, create),
         )
 
     def _reporter(
@@ -429,6 +431,13 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def _tell_end(flight: Flight, create: Create, outcome: Outcome) -> None:
+    """Note how a run ended and how many outputs it is priced as; its output itself is not kept."""
+    has_succeeded = outcome.status == "succeeded"
+    files = plan_output(outcome.output, create.upstream.output_access).files if has_succeeded else ()
+    flight.tell_end(outcome, len(files) or int(has_succeeded))
 
 
 def subject_of_run(prepared: Prepared) -> Subject:

@@ -24,6 +24,7 @@ from storage.errors import StorageUnavailable
 from tests.fakes.clock import ManualClock
 from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
 from tests.fakes.stores import MemoryKeyValue
+from tests.fakes.upstreams import DELIVERY
 
 pytestmark = pytest.mark.anyio
 
@@ -168,8 +169,9 @@ class TestPredictions:
             raise RuntimeError("no")
 
         engine.ingestor.ingest = broken  # type: ignore[method-assign]
+        engine.upstream.answer = lambda job: [f"{DELIVERY}/out-0.png"] * 3
         await engine.run()
-        assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
+        assert counted(engine) == {"made_succeeded": Line(1, 2.5, pytest.approx(0.325))}
 
     async def test_cancellation_that_is_not_heard_when_the_proxy_stops_is_left_to_the_next_process(self) -> None:
         engine = Engine()
