@@ -187,6 +187,9 @@ class Runs:
         try:
             landed = await self._run(flight, create, prepared, taken_up)
         except asyncio.CancelledError:
+            if flight.sharers <= 0 and self._is_left_to_the_next(flight, create):
+                flight.set_aside()
+                return
             if flight.sharers <= 0:
                 landed = self._ended_badly(flight, "canceled", None)
             elif flight.was_accepted:
@@ -217,6 +220,13 @@ class Runs:
             flight.record_id, prepared.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
+    def _is_left_to_the_next(self, flight: Flight, create: Create) -> bool:
+        """Whether the proxy stops while a run that nobody wants is being cancelled at its upstream: that is not heard
+        yet, so the next process shall say it again, and count how the run ended."""
+        task = asyncio.current_task()
+        is_stopping = task is not None and task.cancelling() > 1  # once by its sharers
+        return is_stopping and flight.told_end is None and flight.was_accepted and create.upstream.outlives_us
+
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
         outcome: Outcome | Landed
         try:
@@ -226,6 +236,10 @@ class Runs:
                 outcome = await self._take_up(flight, create, prepared, taken_up)
             if isinstance(outcome, Landed):
                 return outcome
+            flight.is_over = True
+            _tell_end(
+                flight, create, outcome
+            )  # whatever becomes of its result here: it was made, and costs what it costs
             self._observe_run(create.upstream.name, outcome)
             if outcome.status != "succeeded":
                 return Landed(replace(outcome, output=None), None, is_stored=False)
@@ -261,15 +275,14 @@ class Runs:
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
         """See a former process's run through. Its flight counts as accepted: its clients were answered.
 
-        A result that is there already was counted by the former process.
+        A result that is there already was stored by the former process, and counted by none: what it counted is
+        written after the row of the run is gone.
         """
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == prepared.results_scope:
-            flight.tally.close()
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
         if left is not None and left.scope == prepared.results_scope:
-            flight.tally.close()
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
@@ -292,7 +305,7 @@ class Runs:
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
             is_watched=flight.is_watched,
-            tell_end=flight.tell_end,
+            tell_end=partial(_tell_end, flight, create),
         )
 
     def _reporter(
@@ -418,6 +431,13 @@ class Runs:
             upstream_id=progress.upstream_id if progress else None,
         )
         return Landed(outcome, None, is_stored=False)
+
+
+def _tell_end(flight: Flight, create: Create, outcome: Outcome) -> None:
+    """Note how a run ended and how many outputs it is priced as; its output itself is not kept."""
+    has_succeeded = outcome.status == "succeeded"
+    files = plan_output(outcome.output, create.upstream.output_access).files if has_succeeded else ()
+    flight.tell_end(outcome, len(files) or int(has_succeeded))
 
 
 def subject_of_run(prepared: Prepared) -> Subject:

@@ -69,7 +69,7 @@ class Predictions:
             asked = Create(upstream, target, parsed.input, credential, visitor.owner, 0.0, controls)
             is_observed = await services.preparation.is_observed(asked)
             # Of an API whose account is held here nobody could read the prediction: there it is a run of its own.
-            if is_observed and upstream.kind == "replicate" and upstream.has_accounts:
+            if is_observed and upstream.has_accounts:
                 await self._pass_on(exchange, asked, body)
                 return
             del asked

@@ -130,6 +130,19 @@ async def test_only_a_token_of_hotplates_own_opens_anything(door: Door) -> None:
     assert door.api.counters()["creates"] == 1
 
 
+async def test_observed_create_is_a_run_of_its_own_and_counts_as_spent(tmp_path: Path, api: FakeModel) -> None:
+    """It was to be passed on, and a held token's API is passed nothing but look-ups: every create got 404."""
+    policy = {"mode": "observe", "price_per_second": 1000.0}
+    async with opened(tmp_path / "data", api, policy=[policy]) as door:
+        mine = await token_for(door, "mine", spend_per_day=1.0)
+        made = await door.create(mine)
+        assert (made.status_code, made.json()["status"]) == (201, "succeeded")
+        assert "observe" in made.headers["cache-status"]
+        assert (await door.ask(mine, "GET", f"/v1/predictions/{made.json()['id']}")).status_code == 200
+        assert (await door.create(mine)).status_code == 402
+        assert api.counters()["creates"] == 1
+
+
 async def test_two_tokens_share_no_hit_no_prediction_and_no_list(door: Door) -> None:
     one, two = await token_for(door, "one"), await token_for(door, "two")
     made = (await door.create(one)).json()
