@@ -110,7 +110,7 @@ class Past:
         return told
 
     def _policy_now(self, name: str) -> JsonObject:
-        """The policy that holds now without a profile: by which one a prediction was made is not written down."""
+        """The policy that holds now without a profile; ``made_by`` of a result says which one held when it was made."""
         policy = self._desk.book.find(None, name) or DEFAULT_POLICY
         return {"policy_now": which_policy(self._desk.book, None, name), "mode_now": policy.mode}
 
@@ -174,5 +174,6 @@ def _about_record(record: ResultRecord) -> JsonObject:
         "predict_s": record.predict_s,
         "upstream_id": record.upstream_id,
         "tags": list(record.tags),
+        "made_by": record.made_by,
         "output_files": [file.blob.digest.hex() for file in record.files],
     }

@@ -117,6 +117,7 @@ class Resumption:
             run.results_scope,
             policy=policy,
             controls=controls,
+            made_by=run.made_by,
         )
         is_shared = isinstance(run.plan, Cached) and run.plan.may_share and not run.is_unwanted
         flight = self._runs.plan_flight(

@@ -27,6 +27,7 @@ from proxy.core.policy import (
     LookupPlan,
     Policy,
     Store,
+    circumstances,
     grade,
     keeps,
     may_keep_text,
@@ -95,6 +96,7 @@ class Prepared:
         identified: the files of the input; nothing for a run that a former process began.
         policy: the one that held when the request came.
         controls: what the policy leaves of the request's wishes.
+        made_by: see ``circumstances``, for a run that a former process began.
     """
 
     described: ModelDescription
@@ -106,6 +108,12 @@ class Prepared:
     identified: Identified = field(default_factory=Identified)
     policy: Policy = DEFAULT_POLICY
     controls: Controls = NO_CONTROLS
+    made_by: JsonObject | None = None
+
+    @property
+    def circumstances(self) -> JsonObject:
+        """By which rules and wishes its result is made."""
+        return self.made_by or circumstances(self.policy, self.controls, self.plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +378,7 @@ class Runs:
             is_streamable=self._streams.is_streamable(flight),
             deployment=prepared.described.deployment,
             tags=prepared.controls.purge_tags,
+            made_by=prepared.circumstances,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         is_text_kept = may_keep_text(prepared.policy, prepared.key_input, outcome.output)
@@ -477,6 +486,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         started_at=flight.started_at,
         profile=prepared.controls.profile,
         tags=prepared.controls.purge_tags,
+        made_by=prepared.circumstances,
         is_refresh=flight.is_refresh,
         is_behind=flight.is_behind,
         repeats=repeats,

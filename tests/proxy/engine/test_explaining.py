@@ -125,6 +125,24 @@ async def test_past_prediction_says_its_place_in_the_pool_and_which_policy_holds
     assert told["policy_now"] == "policy 1, of no profile, is the first that matches acme/pixel: acme/*"
 
 
+async def test_past_result_says_by_which_policy_and_wishes_it_was_made_also_after_a_restart() -> None:
+    policy = Policy(name="blue", models=("acme/*",), ignore=frozenset({"request_id"}))
+    engine = Engine(policies=[policy])
+    made = await engine.run(controls=Controls(profile="blue", namespace="team", key="variant B"))
+    expected = {
+        "policy": ["acme/*"],
+        "profile": "blue",
+        "mode": "on",
+        "scope": "account",
+        "ignore": ["request_id"],
+        "namespace": "team",
+        "extra": "variant B",
+    }
+    assert (await engine.past.explain(made.id))["made_by"] == expected
+    again = await engine.restarted(policies=[])
+    assert (await again.past.explain(made.id))["made_by"] == expected
+
+
 async def test_only_if_cached_under_observe_is_refused_where_nothing_is_passed_on() -> None:
     engine = Engine(policies=[Policy(mode="observe")])
     wants_no_run = engine.request(cache_control="only-if-cached")
