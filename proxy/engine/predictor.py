@@ -58,6 +58,10 @@ WRITE_WAIT_S = 2.0
 milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
 
 
+class _Strayed(Exception):
+    """The run that a request has joined is sent other bytes than both were keyed by."""
+
+
 @dataclass(frozen=True, slots=True)
 class Hit:
     """An answer from the store, to be stamped and sent.
@@ -133,8 +137,23 @@ class Predictor:
             HotplateError: whatever ``Preparation.prepare`` raises, or the upstream refused the run.
             TooManyRuns: it would be a run beyond the caller's bounds.
         """
-        if prepared is None:
-            prepared = await self._preparation.prepare(create)
+        for _ in range(FOLLOWER_TRIES):
+            prepared = prepared or await self._preparation.prepare(create)
+            try:
+                return await self._create(create, prepared)
+            except _Strayed:
+                prepared = None  # the files of this request may be others by now, too
+        prepared = await self._preparation.prepare(create)
+        if isinstance(prepared.plan, Cached):  # whoever keeps changing a file is not to keep others waiting
+            prepared = replace(prepared, plan=replace(prepared.plan, may_share=False))
+        return await self._create(create, prepared)
+
+    async def _create(self, create: Create, prepared: Prepared) -> Hit | Running:
+        """See ``create``.
+
+        Raises:
+            _Strayed: nothing was begun.
+        """
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):
@@ -195,6 +214,7 @@ class Predictor:
 
         Raises:
             HotplateError: the upstream does not take the run, or this caller may not cause one.
+            _Strayed: the run turned out to be none for this request.
         """
         token = self._gatekeeper.token_of(create.upstream, create.credential)
         for tries_left in reversed(range(FOLLOWER_TRIES)):
@@ -211,14 +231,27 @@ class Predictor:
                         await flight.accepted_soon(patience_s)
                     else:
                         await flight.accepted()
-            except UpstreamRefused as error:
+            except HotplateError as error:
+                self._part(create, flight, now, is_follower=is_follower)
                 is_mine = not is_follower or flight.leader == token
-                if is_mine or error.status not in OF_THE_CALLER:
+                if is_mine or error.status not in OF_THE_CALLER or not isinstance(error, UpstreamRefused):
                     raise
                 flight.tally.leave(hash(create.credential), now, has_caused=False)
             else:
+                self._part(create, flight, now, is_follower=is_follower)
                 return flight, is_follower, now
         raise AssertionError("the last try follows nobody")
+
+    def _part(self, create: Create, flight: Flight, joined_at: float, *, is_follower: bool) -> None:
+        """Let go of another's run that is sent other bytes than its key says.
+
+        Raises:
+            _Strayed: it is such a run.
+        """
+        if is_follower and flight.has_strayed:
+            flight.tally.leave(hash(create.credential), joined_at, has_caused=False)
+            self._coalescer.leave(flight)
+            raise _Strayed
 
     async def _tell_of(self, hit: Hit, create: Create) -> None:
         """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""

@@ -248,10 +248,15 @@ class Runs:
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
             flight.record_id = new_record_id()
-        material = await self._file_inputs.materialise(
-            create, prepared.sent, prepared.identified, prepared.described.schema, self._now()
-        )
+        try:
+            material = await self._file_inputs.materialise(
+                create, prepared.sent, prepared.identified, prepared.described.schema, self._now()
+            )
+        except HotplateError:
+            flight.has_strayed = bool(prepared.identified.files)  # others may have the same bytes from elsewhere
+            raise
         if not material.is_faithful:  # a file has changed since the key was derived
+            flight.has_strayed = True
             prepared = replace(prepared, plan=Bypass("unread-file"))
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, material.input, new_execution_id())
