@@ -186,6 +186,14 @@ class Gatekeeper:
             groups |= {own.rule.group}
         return results_scope(self._secrets, upstream.name, rule, visitor.owner, visitor.token, groups)
 
+    def is_alone(self, upstream: Upstream, credential: Credential | None, results: Scope) -> bool:
+        """Whether nobody but the owner of a caller's predictions sees what is stored under a scope of results.
+
+        Raises:
+            Unauthenticated: see ``scope_of``.
+        """
+        return results in self._visitor(upstream, credential).owners
+
     def is_own(self, credential: Credential) -> bool:
         """Whether it is one of Hotplate's own tokens, or was. Those are told to no upstream."""
         return has_own_form(credential.token) or self.tokens.find(credential.token) is not None

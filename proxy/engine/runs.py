@@ -89,7 +89,8 @@ class Prepared:
 
     Attributes:
         sent: what will be sent, but for files that the upstream cannot read where they are.
-        key_input: what is keyed, as it will be stored and shown: files that were given as data left out.
+        key_input: what is keyed, as it will be stored and shown: files that were given as data left out. Where others
+            than the owner may see the result, nothing but what is in the key.
         key: of the first member of a pool; of the member that is made, once that is settled.
         results_scope: whose results may answer it, and who may get its own.
         identified: the files of the input; nothing for a run that a former process began.
