@@ -305,13 +305,13 @@ class Runs:
         self, flight: Flight, create: Create, prepared: Prepared, job: Job, repeats: int
     ) -> Callable[[Progress], None]:
         """Takes the news of a run; with the first its upstream has taken it, and that is written down."""
-        is_noted = False
+        is_noted, as_of = False, self._gatekeeper.refusals
 
         def report(progress: Progress) -> None:
             nonlocal is_noted
             if not is_noted and progress.upstream_id is not None:
                 is_noted = True
-                self._gatekeeper.accept(create.upstream, create.credential)
+                self._gatekeeper.accept(create.upstream, create.credential, as_of)
                 described = _told(prepared.described, progress)
                 self._journal.started(flight.record_id, prepared.results_scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
