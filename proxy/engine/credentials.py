@@ -186,6 +186,14 @@ class Gatekeeper:
             groups |= {own.rule.group}
         return results_scope(self._secrets, upstream.name, rule, visitor.owner, visitor.token, groups)
 
+    def is_entitled(self, upstream: Upstream, credential: Credential | None, results: Scope) -> bool:
+        """Whether a caller may see now what is stored under a scope of results.
+
+        Raises:
+            Unauthenticated: see ``scope_of``.
+        """
+        return results in self._visitor(upstream, credential).entitled
+
     def is_alone(self, upstream: Upstream, credential: Credential | None, results: Scope) -> bool:
         """Whether nobody but the owner of a caller's predictions sees what is stored under a scope of results.
 

@@ -333,7 +333,7 @@ class Runs:
             await self._renderer.template(record)
         except OutputGone:
             return None
-        return record
+        return record if not self.was_purged(record) else None
 
     async def _take_in(
         self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome, partials: Partials
@@ -393,8 +393,13 @@ class Runs:
     def _is_purged(self, flight: Flight, record: ResultRecord) -> bool:
         return self._purges.covers(subject_of(record), flight.started_at)
 
+    @property
+    def purges_total(self) -> int:
+        """How many purges there were so far."""
+        return self._purges.added_total
+
     def was_purged(self, record: ResultRecord) -> bool:
-        """Whether a stored result has been purged since it was found."""
+        """Whether a stored result has been purged since its run began."""
         return self._purges.covers(subject_of(record), record.created_at)
 
     def _found_inside(self, record: ResultRecord) -> Landed:

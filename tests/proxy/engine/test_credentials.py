@@ -150,8 +150,9 @@ async def test_refusal_that_comes_while_somebody_is_asked_outlasts_the_answer() 
     house = House()
     house.accounts.check_gate = asyncio.Event()
     asking = asyncio.create_task(house.is_accepted())
-    while not house.accounts.checks:
+    for _ in range(10):
         await asyncio.sleep(0)
+    assert house.accounts.checks
     house.gate.refuse(house.accounts, YOURS)
     house.gate.refuse(house.accounts, MINE)
     house.accounts.check_gate.set()

@@ -238,6 +238,34 @@ async def test_result_of_one_account_alone_shows_it_all_that_it_was_made_with() 
     assert found.input == given
 
 
+@pytest.mark.parametrize("is_running", [False, True], ids=["stored", "on its way"])
+async def test_who_leaves_a_group_while_its_request_is_judged_gets_nothing_of_the_group(is_running: bool) -> None:
+    engine = Engine(policies=[Policy(scope="group:crew")])
+    members = [f"token:{token_id(engine.secrets, token)}" for token in (TOKEN, OTHER_TOKEN)]
+    engine.gatekeeper.set_groups(Groups.of({"crew": members}))
+    engine.upstream.gate = asyncio.Event() if is_running else None
+    made = await engine.create(token=OTHER_TOKEN)
+    assert isinstance(made, Running)
+    if not is_running:
+        await made.flight.finished(10)
+    engine.upstream.check_gate = asyncio.Event()
+    asking = asyncio.create_task(engine.create(token=TOKEN))
+    await settled()
+    assert engine.upstream.checks
+    engine.gatekeeper.set_groups(Groups.of({"crew": members[1:]}))
+    engine.upstream.check_gate.set()
+    answer = await asking
+    assert isinstance(answer, Running)
+    assert not answer.is_follower
+    assert answer.flight is not made.flight
+    assert answer.results_scope == answer.scope
+    if is_running:
+        engine.upstream.gate.set()  # type: ignore[union-attr]
+    await engine.coalescer.drain(5)
+    assert not answer.flight.was_found
+    assert len(engine.upstream.jobs) == 2
+
+
 async def test_run_is_taken_up_by_the_next_process_under_its_own_scopes() -> None:
     engine = Engine(policies=SHARED)
     engine.upstream.verdict = Verdict(is_accepted=True, account=Account("user", "alice"))
