@@ -58,14 +58,12 @@ from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.services import Services
-from proxy.settings import (
+from proxy.settings import Settings, SettingsError, is_loopback
+from proxy.upstream_settings import (
     CogUpstreamSettings,
     LocalUpstreamSettings,
     ReplicateUpstreamSettings,
-    Settings,
-    SettingsError,
     UpstreamSettings,
-    is_loopback,
 )
 from proxy.upstreams.addresses import is_literal, is_public, parse_origin
 from proxy.upstreams.base import Credential, Outcome, Upstream

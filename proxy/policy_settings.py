@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from proxy.core.policy import Control, KeepsText, Mode, Policy
+from proxy.settings_types import Section
 from storage.records import JsonObject
 
 
-class PolicySettings(BaseModel):
+class PolicySettings(Section):
     """How the models that match are cached. The first policy that matches holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     name: str | None = Field(
         default=None,

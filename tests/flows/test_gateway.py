@@ -116,7 +116,14 @@ async def test_only_a_token_of_hotplates_own_opens_anything(door: Door) -> None:
     mine = await token_for(door, "mine")
     made = await door.create(mine)
     assert (made.status_code, made.json()["status"]) == (201, "succeeded")
-    for token in (None, HELD, "r8_" + "x" * 37, mine[:-1] + "7", mine.upper(), "hp_" + "a" * 40):
+    for token in (
+        None,
+        HELD,
+        "r8_" + "x" * 37,
+        mine[:-1] + ("7" if mine[-1] != "7" else "6"),
+        mine.upper(),
+        "hp_" + "a" * 40,
+    ):
         for method, path in (("POST", PIXEL), ("GET", "/v1/predictions"), ("GET", "/v1/models/acme/pixel")):
             refused = await door.ask(token, method, path, {"input": GIVEN} if method == "POST" else None)
             assert refused.status_code == 401, (token, method, path)
