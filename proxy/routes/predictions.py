@@ -68,7 +68,7 @@ class Predictions:
         if services.policies.book.observes:
             asked = Create(upstream, target, parsed.input, credential, visitor.owner, 0.0, controls)
             is_observed = await services.preparation.is_observed(asked)
-            if is_observed and upstream.kind == "replicate":
+            if is_observed and upstream.has_accounts:
                 await self._pass_on(exchange, asked, body)
                 return
             del asked
