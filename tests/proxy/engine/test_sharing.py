@@ -13,6 +13,7 @@ from proxy.core.policy import Policy
 from proxy.core.schemas import parse_schema
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
+from proxy.engine.views import NOT_YOURS
 from proxy.upstreams.base import Credential, Job, Outcome, Verdict
 from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine, png
 
@@ -264,6 +265,19 @@ async def test_who_leaves_a_group_while_its_request_is_judged_gets_nothing_of_th
     await engine.coalescer.drain(5)
     assert not answer.flight.was_found
     assert len(engine.upstream.jobs) == 2
+
+
+async def test_who_has_left_a_group_is_not_told_why_its_run_failed_either() -> None:
+    engine = Engine(policies=[Policy(scope="group:crew")])
+    gate = engine.gatekeeper
+    gate.set_groups(Groups.of({"crew": [f"token:{token_id(engine.secrets, TOKEN)}"]}))
+    engine.upstream.status = "failed"
+    entry = await engine.run()
+    gate.set_groups(Groups())
+    visitor = await gate.recognise(engine.upstream, Credential(TOKEN))
+    found = await engine.views.find(entry.id, visitor.owner, visitor.entitled)
+    assert found is not None
+    assert (found.status, found.error) == ("failed", NOT_YOURS)
 
 
 async def test_run_is_taken_up_by_the_next_process_under_its_own_scopes() -> None:
