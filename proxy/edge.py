@@ -101,7 +101,7 @@ def edge_app(services: Services, channel: EdgeChannel, core_path: str, log: Requ
     settings = services.settings
     passage = Passage(core_path, channel.wait_until_up, settings.limits.max_waiters, settings.workers.core_wait_s)
     predictions = Predictions(services, Passthrough(services))
-    creates = EdgeCreates(services, predictions, passage, lambda: channel.is_up)
+    creates = EdgeCreates(services, predictions, passage, lambda: channel.line)
     outputs = EdgeOutputs(services, passage)
     onward = passage.handle
     routes = [

@@ -17,6 +17,7 @@ from proxy.app import build_application
 from proxy.edge import build_edge
 from proxy.lifeline import Start, follow, ignore_signals, read_start, report, take_over
 from proxy.logs import RequestLog
+from proxy.services import Services
 from proxy.serving import Listener, Stopping, keep_certificate, listen, tls_files
 from proxy.settings import Settings, SettingsError
 from storage.errors import StorageError
@@ -50,13 +51,10 @@ async def run_core(start: Start, settings: Settings, log: RequestLog) -> None:
     def workers(known: list[dict[str, object]]) -> None:
         application.operations.workers = list(known)
 
-    reload = application.services.reload.reload_soon
-    if start.is_again:
-        reload()  # what held when the former one ended is read from where it came, as at any restart
     follow(
         {
             "workers": workers,
-            "reload": reload,
+            "reload": application.services.reload.reload_soon,
             "drain": application.drain,
             "stop": stopping.ask,
             "force": stopping.force,
@@ -65,6 +63,8 @@ async def run_core(start: Start, settings: Settings, log: RequestLog) -> None:
     drain_timeout_s = settings.limits.drain_timeout_s
     sockets = _sockets(start)
     try:
+        if start.is_again:
+            await take_policies_over(application.services)
         await application.services.channel.serve(sockets["channel"])
         await listen(
             [
@@ -78,6 +78,18 @@ async def run_core(start: Start, settings: Settings, log: RequestLog) -> None:
         )
     finally:
         await application.aclose(0.0 if stopping.is_forced else drain_timeout_s)
+
+
+async def take_policies_over(services: Services) -> None:
+    """Read the policies from where they came, as at any restart, before anybody is answered by those of the start.
+
+    They may have been reloaded since, into narrower ones. Where they cannot be read nobody knows any more which held,
+    and the cache is not used.
+    """
+    try:
+        await services.reload.reload()
+    except SettingsError as error:
+        services.kill_switch.hold(str(error))
 
 
 async def run_edge(start: Start, settings: Settings, log: RequestLog) -> None:

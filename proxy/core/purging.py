@@ -108,6 +108,8 @@ class PurgeLog:
 
     def __init__(self) -> None:
         self._purges: list[Purge] = []
+        self.added_total = 0
+        """Purges that were heard of so far: whether there was one since is asked at each hit."""
 
     def __len__(self) -> int:
         return len(self._purges)
@@ -118,6 +120,7 @@ class PurgeLog:
             return False
         self._purges = [one for one in self._purges if one.at > purge.at - REMEMBER_S]
         self._purges.append(purge)
+        self.added_total += 1
         if len(self._purges) > MAX_PURGES:
             # In doubt a miss: what began before them is not kept, whatever it is.
             merged, kept = self._purges[: MAX_PURGES // 2], self._purges[MAX_PURGES // 2 :]

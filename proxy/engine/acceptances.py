@@ -42,13 +42,16 @@ class Acceptances:
         now: Callable[[], float],
         learned: Callable[[Accepted | Refused], None],
     ) -> None:
-        """``now`` is monotonic; ``learned`` is told what an upstream has said."""
+        """``now`` is monotonic; ``learned`` is told what an upstream has said. ``refusals`` counts all that were heard:
+        who asks an upstream notes the number, so that a later refusal is not undone by the answer."""
         self._accounts = accounts
         self._accept_for_s = accept_for_s
         self._stretch_s = max(stretch_s, accept_for_s)
         self._now = now
         self._learned = learned
         self._accepted: OrderedDict[Scope, Accepted] = OrderedDict()
+        self._refused: OrderedDict[Scope, int] = OrderedDict()
+        self.refusals = 0
         self._ask_again_at: dict[str, float] = {}
         self._asking: AskedOnce[Scope, Verdict] = AskedOnce()
         self._behind: set[asyncio.Task[Verdict]] = set()
@@ -108,9 +111,12 @@ class Acceptances:
         """What the upstream says of a credential now; asked once for all who want to know meanwhile."""
         return await self._asking.ask(token, lambda: self._question(upstream, credential, token))
 
-    def accept(self, upstream: str, token: Scope, account: Account | None = None) -> None:
-        """The upstream has just accepted a token."""
+    def accept(self, upstream: str, token: Scope, account: Account | None = None, as_of: int | None = None) -> bool:
+        """The upstream has accepted a token; whether that counts: ``as_of``, it was not refused since."""
+        if as_of is not None and self._refused.get(token, 0) > as_of:
+            return False
         self._learned(Accepted(upstream, token, self._now(), account))
+        return True
 
     def refuse(self, upstream: str, token: Scope) -> None:
         """The upstream has just refused it: no hit until it is accepted again."""
@@ -121,6 +127,11 @@ class Acceptances:
         self._ask_again_at.pop(change.upstream, None)
         if isinstance(change, Refused):
             self._accepted.pop(change.token, None)
+            self.refusals += 1
+            self._refused[change.token] = self.refusals
+            self._refused.move_to_end(change.token)
+            if len(self._refused) > MAX_REMEMBERED:
+                self._refused.popitem(last=False)
             self._accounts.refused(change.token)
             return
         self._accepted[change.token] = change
@@ -153,9 +164,11 @@ class Acceptances:
         task.add_done_callback(self._behind.discard)
 
     async def _question(self, upstream: Upstream, credential: Credential, token: Scope) -> Verdict:
+        as_of = self.refusals
         verdict = await upstream.check(credential)
         if verdict.is_accepted:
-            self.accept(upstream.name, token, verdict.account)
+            if not self.accept(upstream.name, token, verdict.account, as_of):
+                return Verdict(is_accepted=None, is_silent=True)
         elif verdict.is_accepted is False:
             self.refuse(upstream.name, token)
         elif not verdict.is_silent:

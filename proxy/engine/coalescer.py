@@ -55,6 +55,8 @@ class Flight:
         was_found: there was no run: the result was in the store by then.
         worked_from: epoch seconds of the first news that the model works on it.
         told_end, told_outputs: how the run ended at the upstream and how many outputs it gave, where that is known.
+        has_strayed: it is sent other bytes than its key says, since a file has changed. It answers who caused it, and
+            nobody who came by the key. Set before it is sent, so that no follower has been answered by then.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Flight:
         self.tally = Tally()
         self.is_sent = False
         self.is_over = False
+        self.has_strayed = False
         self.subject: Subject | None = None
         self._watched_until = 0.0
         self.was_answered_early = False
@@ -240,9 +243,9 @@ class Coalescer:
         return len(self._tasks)
 
     def find(self, key: PredictionKey, *, is_refresh: bool = False) -> Flight | None:
-        """The flight to follow, if one is on its way and neither ended nor being cancelled."""
+        """The flight to follow, if one is on its way, neither ended nor being cancelled, and still the key's own."""
         flight = self._by_key.get((key, is_refresh))
-        return flight if flight is not None and not flight.has_ended else None
+        return flight if flight is not None and not flight.has_ended and not flight.has_strayed else None
 
     def lead(self, flight: Flight, work: Callable[[Flight], Awaitable[None]]) -> None:
         """Start ``flight``; if it has a key, others may follow it until it has ended."""

@@ -186,6 +186,22 @@ class Gatekeeper:
             groups |= {own.rule.group}
         return results_scope(self._secrets, upstream.name, rule, visitor.owner, visitor.token, groups)
 
+    def is_entitled(self, upstream: Upstream, credential: Credential | None, results: Scope) -> bool:
+        """Whether a caller may see now what is stored under a scope of results.
+
+        Raises:
+            Unauthenticated: see ``scope_of``.
+        """
+        return results in self._visitor(upstream, credential).entitled
+
+    def is_alone(self, upstream: Upstream, credential: Credential | None, results: Scope) -> bool:
+        """Whether nobody but the owner of a caller's predictions sees what is stored under a scope of results.
+
+        Raises:
+            Unauthenticated: see ``scope_of``.
+        """
+        return results in self._visitor(upstream, credential).owners
+
     def is_own(self, credential: Credential) -> bool:
         """Whether it is one of Hotplate's own tokens, or was. Those are told to no upstream."""
         return has_own_form(credential.token) or self.tokens.find(credential.token) is not None
@@ -341,10 +357,16 @@ class Gatekeeper:
         if not await self.is_accepted(upstream, credential):
             raise Overloaded("the model service cannot be asked about this credential now", retry_after_s=5.0)
 
-    def accept(self, upstream: Upstream, credential: Credential | None) -> None:
-        """The upstream has just accepted this credential."""
+    @property
+    def refusals(self) -> int:
+        """How many refusals were heard so far; see ``accept``."""
+        return self._acceptances.refusals
+
+    def accept(self, upstream: Upstream, credential: Credential | None, as_of: int | None = None) -> None:
+        """The upstream has accepted this credential; ``as_of``: what ``refusals`` was when it was asked. Its answer may
+        have taken seconds, and a refusal since then stands."""
         if credential is not None and upstream.has_accounts:
-            self._acceptances.accept(upstream.name, self._token_scope(upstream, credential))
+            self._acceptances.accept(upstream.name, self._token_scope(upstream, credential), as_of=as_of)
 
     def refuse(self, upstream: Upstream, credential: Credential | None) -> None:
         """The upstream has just refused it: no hit until it is accepted again."""

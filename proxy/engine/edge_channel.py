@@ -60,6 +60,11 @@ class EdgeChannel:
         """Whether everything that the core has said is known here."""
         return self._writer is not None
 
+    @property
+    def line(self) -> object | None:
+        """The connection over which all that the core has said is known here; each is another object."""
+        return self._writer
+
     async def wait_until_up(self, timeout_s: float) -> bool:
         """Wait for the core; whether it is there."""
         with suppress(TimeoutError):

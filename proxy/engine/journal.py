@@ -94,7 +94,7 @@ class Journal:
         ``may_see``: whose results its caller may see; a run's number may have been given anew since.
         """
         row = await self._read(_run(parts.record_id))
-        if row is None or Scope(bytes.fromhex(row["scope"])) not in may_see:
+        if row is None or Scope(bytes.fromhex(row["scope"])) not in may_see or not parts.may_name(row["created_at"]):
             return None
         # A deadline that is over has a row of its own, so this is the end of the run for all others who shared it.
         status: Status = "failed" if row["status"] == "running" else known_end(row["status"])

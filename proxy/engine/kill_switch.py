@@ -66,6 +66,12 @@ class KillSwitch:
             return False
         return True
 
+    def hold(self, reason: str) -> None:
+        """Switch it on here and at the edges, until somebody switches it off or a restart finds all in order."""
+        if not self.is_on:
+            self._announcements.announce("bypass", {"since": self._now()})
+        _log.error("cache_is_bypassed", reason=reason, remedy="mend it, hotplate reload, hotplate bypass off")
+
     def _apply(self, payload: JsonObject) -> None:
         self.since = payload["since"]
         self._desk.is_bypassed = self.is_on

@@ -133,13 +133,14 @@ class Listing:
         if upstream is None:
             return UpstreamPage(query)
         request = RelayRequest("GET", "/predictions", query, [("accept", "application/json")], nothing(), False)
+        as_of = self._gatekeeper.refusals
         response = await upstream.relay(request, asker.credential)
         body = await read_whole(response, MAX_PAGE_BYTES)
         if response.status != 200:
             if response.status in (401, 403):
                 self._gatekeeper.refuse(upstream, asker.credential)
             raise UpstreamRefused(response.status, allow(response.headers, TOLD_HEADERS), body)
-        self._gatekeeper.accept(upstream, asker.credential)
+        self._gatekeeper.accept(upstream, asker.credential, as_of)
         links = Links(self._base_url, upstream.api_roots)
         try:
             if len(body) > LARGE_BYTES:

@@ -27,6 +27,7 @@ class Found:
     Attributes:
         grade: what it is good for, anything but ``"stale"``.
         age_s: seconds since its run ended, not below 0.
+        as_of: how many purges there had been when it was found.
         is_stretched: the caller's upstream cannot be asked now, and accepted it before.
         ttl_s: seconds for which it is still fresh; below 0 once it is not, infinite where it stays so.
     """
@@ -35,6 +36,7 @@ class Found:
     grade: Grade
     age_s: float
     ttl_s: float
+    as_of: int
     is_stretched: bool = False
 
 
@@ -92,6 +94,7 @@ class Lookup:
         ]
 
     async def _find(self, create: Create, prepared: Prepared, key: PredictionKey) -> Found | None:
+        as_of = self._runs.purges_total
         found = await self._runs.find(key, create, prepared)
         if found is None or found[1] == "stale":
             return None
@@ -101,11 +104,11 @@ class Lookup:
         record, grade = found
         age_s = max(self._now() - record.completed_at, 0.0)
         ttl_s = prepared.policy.lifetime_s(is_pinned=prepared.described.is_pinned) - age_s
-        return Found(record, grade, age_s, ttl_s, standing == "stretched")
+        return Found(record, grade, age_s, ttl_s, as_of, standing == "stretched")
 
-    def was_purged(self, record: ResultRecord) -> bool:
-        """Whether a result that was found some time ago has been purged since."""
-        return self._runs.was_purged(record)
+    def was_purged(self, found: Found) -> bool:
+        """Whether a result has been purged since it was found."""
+        return self._runs.purges_total != found.as_of and self._runs.was_purged(found.record)
 
     async def template(self, record: ResultRecord) -> HitTemplate | None:
         """The answer that a result gives, or ``None`` if a file of it is gone."""

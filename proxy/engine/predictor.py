@@ -20,6 +20,7 @@ import orjson
 from proxy.core.errors import (
     HotplateError,
     NotCached,
+    Overloaded,
     PaymentRequired,
     TooManyRuns,
     UpstreamRefused,
@@ -64,6 +65,14 @@ OF_THE_CALLER = frozenset({401, 402, 403, 429})
 WRITE_WAIT_S = 2.0
 """Longest that an answer waits for the row without which another process would not know its prediction. A row takes
 milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
+
+
+class _Outdated(Exception):
+    """What a request was prepared by does not hold any more: it is to be prepared anew.
+
+    The run that it has joined is sent other bytes than both were keyed by, or its caller has left those whose results
+    it looked for.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +150,33 @@ class Predictor:
             HotplateError: whatever ``Preparation.prepare`` raises, or the upstream refused the run.
             TooManyRuns: it would be a run beyond the caller's bounds.
         """
-        if prepared is None:
+        for _ in range(FOLLOWER_TRIES):
+            prepared = prepared or await self._prepare(create)
             try:
-                prepared = await self._preparation.prepare(create)
-            except (UpstreamUnavailable, UpstreamTimeout):
-                self._books.unanswered(create.upstream.name, create.target, create.scope)
-                raise
+                return await self._create(create, prepared)
+            except _Outdated:
+                prepared = None
+        prepared = await self._prepare(create)
+        if isinstance(prepared.plan, Cached):  # whoever keeps changing a file is not to keep others waiting
+            prepared = replace(prepared, plan=replace(prepared.plan, may_share=False))
+        try:
+            return await self._create(create, prepared)
+        except _Outdated as error:
+            raise Overloaded("who shares results is being changed", retry_after_s=1.0) from error
+
+    async def _prepare(self, create: Create) -> Prepared:
+        try:
+            return await self._preparation.prepare(create)
+        except (UpstreamUnavailable, UpstreamTimeout):
+            self._books.unanswered(create.upstream.name, create.target, create.scope)
+            raise
+
+    async def _create(self, create: Create, prepared: Prepared) -> Hit | Running:
+        """See ``create``.
+
+        Raises:
+            _Outdated: nothing was begun.
+        """
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):
@@ -207,6 +237,7 @@ class Predictor:
 
         Raises:
             HotplateError: the upstream does not take the run, or this caller may not cause one.
+            _Outdated: the run turned out to be none for this request.
         """
         token = self._gatekeeper.token_of(create.upstream, create.credential)
         for tries_left in reversed(range(FOLLOWER_TRIES)):
@@ -223,14 +254,27 @@ class Predictor:
                         await flight.accepted_soon(patience_s)
                     else:
                         await flight.accepted()
-            except UpstreamRefused as error:
+            except HotplateError as error:
+                self._part(create, flight, now, is_follower=is_follower)
                 is_mine = not is_follower or flight.leader == token
-                if is_mine or error.status not in OF_THE_CALLER:
+                if is_mine or error.status not in OF_THE_CALLER or not isinstance(error, UpstreamRefused):
                     raise
                 flight.tally.leave(hash(create.credential), now, has_caused=False)
             else:
+                self._part(create, flight, now, is_follower=is_follower)
                 return flight, is_follower, now
         raise AssertionError("the last try follows nobody")
+
+    def _part(self, create: Create, flight: Flight, joined_at: float, *, is_follower: bool) -> None:
+        """Let go of another's run that is sent other bytes than its key says.
+
+        Raises:
+            _Outdated: it is such a run.
+        """
+        if is_follower and flight.has_strayed:
+            flight.tally.leave(hash(create.credential), joined_at, has_caused=False)
+            self._coalescer.leave(flight)
+            raise _Outdated
 
     async def _tell_of(self, hit: Hit, create: Create) -> None:
         """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
@@ -315,8 +359,6 @@ class Predictor:
         stored = [(number, member.found) for number, member in enumerate(members) if member.found is not None]
         while stored:
             number, found = stored.pop(self._pick(len(stored)))
-            if self._lookup.was_purged(found.record):
-                continue
             hit = await self._serve(create, found, "if-error", _of_pool(number, members))
             if hit is not None:
                 return hit
@@ -334,7 +376,10 @@ class Predictor:
         members = await self._lookup.members(create, prepared)
         if any(member.found is not None and member.found.grade != "fresh" for member in members):
             return None
-        answer = await self._look_up(create, prepared, members, may_give)
+        try:
+            answer = await self._look_up(create, prepared, members, may_give)
+        except _Outdated:
+            return None
         return answer if isinstance(answer, Hit) else None
 
     async def _look_up(
@@ -375,11 +420,16 @@ class Predictor:
         member: tuple[int, int] | None = None,
         may_give: Callable[[], bool] = lambda: True,
     ) -> Hit | None:
-        """A stored result as a new prediction of this caller; ``None`` if a file of it is gone, or by ``may_give``."""
+        """A stored result as a new prediction of this caller; ``None`` if it or a file is gone, or by ``may_give``.
+
+        Raises:
+            _Outdated: see ``_check_entitled``.
+        """
         record = found.record
         template = await self._lookup.template(record)
-        if template is None or not may_give():
+        if template is None or self._lookup.was_purged(found) or not may_give():
             return None
+        self._check_entitled(create, record.scope)
         now = self._now()
         prediction_id = self._mint.mint(record.record_id, create.scope, now)
         input_json = orjson.dumps(create.given)
@@ -411,8 +461,10 @@ class Predictor:
 
         Raises:
             PaymentRequired: this caller may not cause a run now.
+            _Outdated: see ``_check_entitled``.
         """
         gate, upstream, credential = self._gatekeeper, create.upstream, create.credential
+        self._check_entitled(create, prepared.results_scope)
         other = self._under_way(prepared, member) if member is not None else None
         if other is not None:
             is_mine = other.leader == gate.token_of(upstream, credential)
@@ -425,6 +477,18 @@ class Predictor:
         is_shared = isinstance(prepared.plan, Cached) and prepared.plan.may_share and other is None
         key = member.key if is_shared else None
         return self._lead(create, replace(prepared, key=member.key), key, now), False
+
+    def _check_entitled(self, create: Create, results: Scope) -> None:
+        """See to it that what a request was prepared for is its caller's still: it may have waited for its upstream's
+        word on its credential.
+
+        Raises:
+            _Outdated: the caller has left those who share these results.
+            Unauthenticated: its token has been revoked.
+        """
+        is_its_own = results == create.scope
+        if not is_its_own and not self._gatekeeper.is_entitled(create.upstream, create.credential, results):
+            raise _Outdated
 
     def _under_way(self, prepared: Prepared, member: Member) -> Flight | None:
         """The run of a member that this request may join."""

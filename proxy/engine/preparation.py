@@ -105,10 +105,14 @@ class Preparation:
             plan = Bypass(identified.bypass)
         plan = plan_seedless(plan, policy, controls, key_input)
         scope = self._gatekeeper.results_scope(upstream, create.credential, parse_rule(policy.scope))
-        key = None
+        key, shown = None, identified.shown
         if isinstance(plan, Cached):
             key = _derive(create, described, scope, policy, controls, identified.key_input, identified.files)
-        return Prepared(described, plan, sent, identified.shown, key, scope, identified, policy, controls)
+            if scope != create.scope and not self._gatekeeper.is_alone(upstream, create.credential, scope):
+                # Others will read it with the result: only what they have asked with as well. A URL may open a file to
+                # whoever knows it.
+                shown, _, _ = keyed_part(policy, identified.key_input, ())
+        return Prepared(described, plan, sent, shown, key, scope, identified, policy, controls)
 
 
 async def _describe(create: Create) -> ModelDescription:

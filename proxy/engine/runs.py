@@ -90,7 +90,8 @@ class Prepared:
 
     Attributes:
         sent: what will be sent, but for files that the upstream cannot read where they are.
-        key_input: what is keyed, as it will be stored and shown: files that were given as data left out.
+        key_input: what is keyed, as it will be stored and shown: files that were given as data left out. Where others
+            than the owner may see the result, nothing but what is in the key.
         key: of the first member of a pool; of the member that is made, once that is settled.
         results_scope: whose results may answer it, and who may get its own.
         identified: the files of the input; nothing for a run that a former process began.
@@ -270,10 +271,15 @@ class Runs:
         # Ids of predictions outlive what they name, so a number that names a live result is not given to another run.
         while await self._results.find_complete(flight.record_id) is not None:
             flight.record_id = new_record_id()
-        material = await self._file_inputs.materialise(
-            create, prepared.sent, prepared.identified, prepared.described.schema, self._now()
-        )
+        try:
+            material = await self._file_inputs.materialise(
+                create, prepared.sent, prepared.identified, prepared.described.schema, self._now()
+            )
+        except HotplateError:
+            flight.has_strayed = bool(prepared.identified.files)  # others may have the same bytes from elsewhere
+            raise
         if not material.is_faithful:  # a file has changed since the key was derived
+            flight.has_strayed = True
             prepared = replace(prepared, plan=Bypass("unread-file"))
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, material.input, new_execution_id())
@@ -320,13 +326,13 @@ class Runs:
         self, flight: Flight, create: Create, prepared: Prepared, job: Job, repeats: int
     ) -> Callable[[Progress], None]:
         """Takes the news of a run; with the first its upstream has taken it, and that is written down."""
-        is_noted = False
+        is_noted, as_of = False, self._gatekeeper.refusals
 
         def report(progress: Progress) -> None:
             nonlocal is_noted
             if not is_noted and progress.upstream_id is not None:
                 is_noted = True
-                self._gatekeeper.accept(create.upstream, create.credential)
+                self._gatekeeper.accept(create.upstream, create.credential, as_of)
                 described = _told(prepared.described, progress)
                 self._journal.started(flight.record_id, prepared.results_scope, described, flight.started_at)
                 self._ongoing.run_began(_noted(flight, create, prepared, job, progress.upstream_id, repeats))
@@ -348,7 +354,7 @@ class Runs:
             await self._renderer.template(record)
         except OutputGone:
             return None
-        return record
+        return record if not self.was_purged(record) else None
 
     async def _take_in(
         self, flight: Flight, create: Create, prepared: Prepared, outcome: Outcome, partials: Partials
@@ -409,8 +415,13 @@ class Runs:
     def _is_purged(self, flight: Flight, record: ResultRecord) -> bool:
         return self._purges.covers(subject_of(record), flight.started_at)
 
+    @property
+    def purges_total(self) -> int:
+        """How many purges there were so far."""
+        return self._purges.added_total
+
     def was_purged(self, record: ResultRecord) -> bool:
-        """Whether a stored result has been purged since it was found."""
+        """Whether a stored result has been purged since its run began."""
         return self._purges.covers(subject_of(record), record.created_at)
 
     def _found_inside(self, record: ResultRecord) -> Landed:

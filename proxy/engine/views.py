@@ -22,6 +22,8 @@ from storage.digest import Scope
 from storage.records import JsonObject, JsonValue, ResultRecord
 from storage.results import ResultStore
 
+NOT_YOURS = "This prediction shared a run whose result its caller may not see any more."
+
 
 class Views:
     """Finds and shows predictions. Changes nothing."""
@@ -192,7 +194,9 @@ class Views:
 def _without_data(prediction: Prediction) -> Prediction:
     """A prediction as it is shown to somebody who is its owner and may not see its result."""
     is_over = prediction.is_terminal
-    return replace(prediction, input={}, output=None, logs="", metrics={}, stream_url=None, is_data_removed=is_over)
+    error = NOT_YOURS if prediction.error is not None else None
+    bare = replace(prediction, input={}, output=None, error=error, logs="", metrics={}, stream_url=None)
+    return replace(bare, is_data_removed=is_over)
 
 
 def _as_begun(entry: Running) -> Prediction:

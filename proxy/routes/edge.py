@@ -19,16 +19,17 @@ class EdgeCreates:
     """Creates: hits are answered from the store.
 
     Args:
-        is_up: whether everything that the core has said is known here; without that nothing is vouched for.
+        line: over which everything that the core has said is known here; without one nothing is vouched for. What was
+            looked up over one is not sent over the next: what changed in between was heard by nobody.
     """
 
     def __init__(
-        self, services: Services, predictions: Predictions, passage: Passage, is_up: Callable[[], bool]
+        self, services: Services, predictions: Predictions, passage: Passage, line: Callable[[], object | None]
     ) -> None:
         self._max_body_bytes = services.settings.limits.max_body_bytes
         self._predictions = predictions
         self._passage = passage
-        self._is_up = is_up
+        self._line = line
 
     def create(self, *, in_path: InPath | None = None) -> Handler:
         """The handler of creates; ``in_path`` is what the path names."""
@@ -39,11 +40,16 @@ class EdgeCreates:
                 await self._passage.handle(exchange)
                 return
             body = await exchange.body(self._max_body_bytes)
-            if self._is_up() and len(body) <= SMALL_BYTES:
+            line = self._line()
+            if line is not None and len(body) <= SMALL_BYTES:
                 try:
                     named = named_in(exchange, in_path)
                     if await self._predictions.answer_hit(
-                        exchange, body, named, is_deployment=in_path == "deployment", may_send=self._is_up
+                        exchange,
+                        body,
+                        named,
+                        is_deployment=in_path == "deployment",
+                        may_send=lambda: self._line() is line,
                     ):
                         return
                 except HotplateError:

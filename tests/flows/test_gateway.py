@@ -396,3 +396,22 @@ async def test_open_proxy_asks_for_no_token_and_tells_none(tmp_path: Path, api: 
         assert (await door.ask(None, "DELETE", "/v1/models/acme/pixel")).status_code == 404
         foreign = await door._client.post(PIXEL, json={"input": GIVEN}, headers={"origin": "https://evil.example"})
         assert foreign.status_code == 403
+
+
+# -- trying it out -----------------------------------------------------------------------------------------
+
+
+async def test_requests_that_are_only_observed_are_runs_of_their_own_with_the_token_that_is_held(
+    tmp_path: Path, api: FakeModel, clock: ManualClock
+) -> None:
+    """They were relayed, and nothing but look-ups of models is relayed with that token: each was answered 404."""
+    async with opened(tmp_path / "data", api, policy=[{"mode": "observe"}]) as door:
+        mine = await token_for(door, "mine")
+        for _ in range(2):
+            made = await door.create(mine)
+            assert (made.status_code, made.json().get("status")) == (201, "succeeded")
+            assert made.headers["cache-status"].startswith('Hotplate; fwd=bypass; detail="observe')
+            assert (await door.ask(mine, "GET", f"/v1/predictions/{made.json()['id']}")).status_code == 200
+        await door.built.services.observer.drain()
+        assert door.built.services.observer.report()["requests"] == 2
+    assert api.counters()["creates"] == 2

@@ -66,6 +66,17 @@ async def line(tmp_path: Path, anyio_backend: str) -> AsyncIterator[Line]:
     await line.aclose()
 
 
+async def test_each_connection_is_a_line_of_its_own(line: Line) -> None:
+    assert line.edge.line is None
+    await line.up()
+    first = line.edge.line
+    assert first is not None
+    await line.down()
+    assert line.edge.line is None
+    await line.up()
+    assert line.edge.line not in (None, first)
+
+
 async def test_edge_hears_the_snapshot_first_and_then_events_in_their_order(line: Line) -> None:
     line.hear("switch", "standing", "results")
     line.core.publish("switch", "off", lasts=True)

@@ -145,6 +145,22 @@ async def test_refusal_ends_acceptance_at_once() -> None:
     assert not house.gate.is_accepted_now(house.accounts, MINE)
 
 
+async def test_refusal_that_comes_while_somebody_is_asked_outlasts_the_answer() -> None:
+    """The upstream looked at the token before it was revoked, and what it said then came after its refusal."""
+    house = House()
+    house.accounts.check_gate = asyncio.Event()
+    asking = asyncio.create_task(house.is_accepted())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert house.accounts.checks
+    house.gate.refuse(house.accounts, YOURS)
+    house.gate.refuse(house.accounts, MINE)
+    house.accounts.check_gate.set()
+    assert not await asking
+    assert not house.gate.is_accepted_now(house.accounts, MINE)
+    assert await house.is_accepted(), "asked anew, it may be accepted again"
+
+
 async def test_acceptance_of_one_caller_is_none_of_another() -> None:
     house = House()
     house.gate.accept(house.accounts, MINE)

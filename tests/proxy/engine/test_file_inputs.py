@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 from typing import Any
@@ -16,6 +17,8 @@ from proxy.core.schemas import parse_schema
 from proxy.engine.file_inputs import MAX_FILES
 from proxy.engine.handover import INLINE_BYTES
 from proxy.engine.predictor import Hit
+from proxy.engine.recent import Running
+from proxy.engine.remote_files import Body
 from proxy.engine.uploads import UpstreamFile
 from proxy.upstreams.base import ModelDescription, RelayRequest, Verdict
 from proxy.upstreams.egress import Egress, EgressFailed, EgressRefused
@@ -466,3 +469,55 @@ async def test_fetched_bytes_are_let_go_when_the_run_was_sent() -> None:
     await engine.run({"image": URL})
     engine.remote.drop_recent()
     assert engine.remote.held_bytes == 0
+
+
+def held_fetches(engine: Engine) -> tuple[asyncio.Event, asyncio.Event]:
+    """From now on a fetch inside a flight sets the first event, and waits for the second."""
+    fetch, reached, release = engine.remote.fetch, asyncio.Event(), asyncio.Event()
+
+    async def held(upstream: str, url: str) -> Body:
+        reached.set()
+        await release.wait()
+        return await fetch(upstream, url)
+
+    engine.remote.fetch = held  # type: ignore[method-assign]
+    return reached, release
+
+
+@pytest.mark.parametrize("then", [Served(BLUE, etag='"2"'), EgressFailed("reset")], ids=["blue", "gone"])
+async def test_run_whose_file_has_changed_meanwhile_is_no_answer_to_who_sent_the_bytes_of_before(
+    then: Served | EgressFailed,
+) -> None:
+    """The key said red, since the host said that nothing had changed; then it gave blue. Who had sent red itself and
+    shared the run by its key was answered with a picture of blue."""
+    engine = an_engine()
+    cog = a_cog(engine)
+    engine.egress.serve(URL, Served(RED, etag='"1"'), Served(RED, etag='"1"'), then)
+    await engine.run({"image": URL, "prompt": "before"}, upstream=cog, token=None)
+    engine.remote.drop_recent()
+    reached, release = held_fetches(engine)
+    by_url = asyncio.create_task(engine.create({"image": URL, "prompt": "now"}, upstream=cog, token=None, wants_s=9.0))
+    await reached.wait()
+    by_bytes = [
+        asyncio.create_task(engine.create({"image": data_url(RED), "prompt": "now"}, upstream=cog, token=None))
+        for _ in range(3)
+    ]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(cog.jobs) == 1, "they wait for the run that the URL has caused"
+    release.set()
+    strayed, *entries = await asyncio.gather(by_url, *by_bytes, return_exceptions=True)
+    entry = entries[0]
+    assert isinstance(entry, Running)
+    assert {id(one.flight) for one in entries if isinstance(one, Running)} == {id(entry.flight)}
+    assert entry.flight.sharers == 3
+    if isinstance(then, Served):
+        assert isinstance(strayed, Running)
+        assert strayed.flight is not entry.flight
+        assert strayed.flight.sharers == 1
+    else:
+        assert isinstance(strayed, InputInvalid)
+    images = [data_url(BLUE), data_url(RED)] if isinstance(then, Served) else [data_url(RED)]
+    assert [job.input["image"] for job in cog.jobs[1:]] == images
+    await entry.flight.finished(10)
+    assert isinstance(await engine.create({"image": data_url(RED), "prompt": "now"}, upstream=cog, token=None), Hit)

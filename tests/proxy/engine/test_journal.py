@@ -54,6 +54,19 @@ class SlowKeyValue(MemoryKeyValue):
         await super().put(name, value, ttl_s)
 
 
+async def test_end_of_a_later_run_that_drew_the_number_anew_is_told_to_no_older_id() -> None:
+    """Two members of a group: the id of one, of which nothing was left, told the other's error and logs."""
+    journal = Journal(RowWriter(MemoryKeyValue()))
+    day_s = 86_400.0
+    journal.started(RECORD, MINE, MODEL, BEGAN + day_s)
+    await journal.drain()
+    assert await journal.find(ID, PARTS, {MINE}) is None
+    journal.ended(RECORD, MINE, MODEL, BEGAN + day_s, FAILED, is_stored=False)
+    await journal.drain()
+    assert await journal.find(ID, PARTS, {MINE}) is None
+    assert await journal.find(ID, IdParts(RECORD, BEGAN + day_s + 1), {MINE}) is not None
+
+
 async def test_run_that_was_never_told_to_end_was_lost() -> None:
     rows = MemoryKeyValue()
     journal = Journal(RowWriter(rows))

@@ -19,7 +19,7 @@ from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import UPSTREAM_WAIT_MAX_S
 from proxy.engine.spool import SPOOL_TTL_S
-from proxy.upstreams.base import Job, ModelDescription, ModelTarget, UpstreamKind, Verdict
+from proxy.upstreams.base import Credential, Job, ModelDescription, ModelTarget, UpstreamKind, Verdict
 from storage.digest import RecordId, hash_bytes
 from storage.errors import StorageUnavailable
 from tests.fakes.engine import BASE, OTHER_TOKEN, TOKEN, Engine, png
@@ -738,6 +738,24 @@ async def test_refused_create_ends_acceptance_at_once() -> None:
     engine.upstream.verdict = Verdict(is_accepted=False)
     with pytest.raises(UpstreamRefused):
         await engine.create({"prompt": "something new"})
+    with pytest.raises(UpstreamRefused):
+        await engine.create()
+
+
+async def test_refusal_that_comes_while_a_create_is_held_is_not_undone_by_its_answer() -> None:
+    """An API may hold a create for seconds. The token was refused meanwhile, and then the create was answered: for
+    minutes the token had hits again."""
+    engine = Engine()
+    credential = Credential(TOKEN)
+    await engine.run()
+    engine.upstream.door = asyncio.Event()
+    held = asyncio.create_task(engine.create({"prompt": "held"}))
+    await settle()
+    engine.gatekeeper.refuse(engine.upstream, credential)
+    engine.upstream.door.set()
+    assert isinstance(await held, Running)
+    assert not engine.gatekeeper.is_accepted_now(engine.upstream, credential)
+    engine.upstream.verdict = Verdict(is_accepted=False)
     with pytest.raises(UpstreamRefused):
         await engine.create()
 

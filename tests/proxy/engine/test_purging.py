@@ -11,6 +11,7 @@ from proxy.engine.predictor import Hit
 from proxy.engine.purging import ROW
 from proxy.engine.recent import Running
 from storage.errors import StorageUnavailable
+from storage.records import BlobRef
 from tests.fakes.engine import Engine
 
 pytestmark = pytest.mark.anyio
@@ -171,3 +172,36 @@ async def test_stale_result_that_was_purged_meanwhile_does_not_stand_in_for_a_fa
     engine.upstream.door.set()
     with pytest.raises(UpstreamUnavailable):
         await asking
+
+
+@pytest.mark.parametrize("waits_for", ["credential", "file"])
+async def test_result_that_was_purged_after_it_was_found_is_no_hit(waits_for: str) -> None:
+    """The purge had said that it was gone; a request that had found it before, and still waited for the upstream's word
+    on its credential or for the bytes of its file, was answered with it."""
+    engine = Engine(base_url="http://127.0.0.1:8000")  # files are shown as data
+    await engine.run()
+    engine = await engine.restarted()
+    gate, reached = asyncio.Event(), asyncio.Event()
+    if waits_for == "credential":
+        engine.upstream.check_gate = gate
+    else:
+        read = engine.blobs.read
+
+        async def slow(ref: BlobRef, first: int = 0, last: int | None = None) -> bytes | None:
+            reached.set()
+            await gate.wait()
+            return await read(ref, first, last)
+
+        engine.blobs.read = slow  # type: ignore[method-assign]
+    asking = asyncio.create_task(engine.create())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert engine.upstream.checks if waits_for == "credential" else reached.is_set()
+    engine.clock.advance(1)
+    assert await engine.purging.purge("all", []) == 1
+    gate.set()
+    answer = await asking
+    assert isinstance(answer, Running)
+    await answer.flight.finished(10)
+    assert not answer.flight.was_found
+    assert len(engine.upstream.jobs) == 1

@@ -10,10 +10,12 @@ import pytest
 from proxy.core.entitlement import Account, Groups, token_id
 from proxy.core.errors import PaymentRequired, UpstreamRefused
 from proxy.core.policy import Policy
+from proxy.core.schemas import parse_schema
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
+from proxy.engine.views import NOT_YOURS
 from proxy.upstreams.base import Credential, Job, Outcome, Verdict
-from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
+from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine, png
 
 pytestmark = pytest.mark.anyio
 
@@ -180,6 +182,102 @@ async def test_who_has_left_a_group_sees_its_results_no_more() -> None:
         assert found is not None
         assert (found.output, found.is_data_removed, found.input, found.logs) == (None, True, {}, "")
     assert isinstance(await engine.create(), Running), "and gets no hit by its own key either"
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["stored", "taken up"])
+@pytest.mark.parametrize("scope", ["shared", "group:crew"])
+async def test_fields_and_file_addresses_of_who_made_a_result_are_shown_to_nobody_else(
+    scope: str, is_running: bool
+) -> None:
+    """What the key leaves out may differ, and so may the URL of equal bytes. Once memory had forgotten what a caller
+    had asked with, its prediction showed what the one who had made the result had."""
+    engine = Engine(policies=[Policy(scope=scope, ignore=frozenset({"customer"}))])
+    members = [f"token:{token_id(engine.secrets, token)}" for token in (TOKEN, OTHER_TOKEN)]
+    groups = Groups.of({"crew": members})
+    engine.gatekeeper.set_groups(groups)
+    engine.upstream.takes = parse_schema(
+        {"components": {"schemas": {"Input": {"properties": {"image": {"type": "string", "format": "uri"}}}}}}
+    )
+    for host in ("mine", "yours"):
+        engine.egress.serve(f"https://{host}.example.com/a.png?key=secret-of-{host}", png())
+    engine.upstream.gate = asyncio.Event() if is_running else None
+
+    def asked(name: str) -> dict[str, str]:
+        url = f"https://{name}.example.com/a.png?key=secret-of-{name}"
+        return {"prompt": "a red fox", "customer": f"secret-of-{name}", "image": url}
+
+    made = await engine.create(asked("mine"), token=TOKEN)
+    assert isinstance(made, Running)
+    if not is_running:
+        await made.flight.finished(10)
+    got = await engine.create(asked("yours"), token=OTHER_TOKEN)
+    assert isinstance(got, Hit if not is_running else Running)
+    assert len(engine.upstream.jobs) == 1
+    again = await engine.restarted()
+    again.gatekeeper.set_groups(groups)
+    again.upstream = engine.upstream.successor()
+    again.resumption._upstreams = {again.upstream.name: again.upstream}
+    await again.resumption.resume()
+    await again.coalescer.drain(5)
+    for prediction_id, token in ((got.id, OTHER_TOKEN), (made.id, TOKEN)):
+        visitor = await again.gatekeeper.recognise(again.upstream, Credential(token))
+        found = await again.views.find(prediction_id, visitor.owner, visitor.entitled)
+        assert found is not None
+        assert found.output is not None
+        assert found.input == {"prompt": "a red fox", "image": None}
+    if is_running:
+        engine.upstream.gate.set()  # type: ignore[union-attr]
+        await engine.coalescer.drain(5)
+
+
+async def test_result_of_one_account_alone_shows_it_all_that_it_was_made_with() -> None:
+    engine = Engine(policies=[Policy(ignore=frozenset({"customer"}))])
+    given = {"prompt": "a red fox", "customer": "mine"}
+    made = await engine.run(given)
+    found = await (await engine.restarted()).views.find(made.id, made.scope)
+    assert found is not None
+    assert found.input == given
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["stored", "on its way"])
+async def test_who_leaves_a_group_while_its_request_is_judged_gets_nothing_of_the_group(is_running: bool) -> None:
+    engine = Engine(policies=[Policy(scope="group:crew")])
+    members = [f"token:{token_id(engine.secrets, token)}" for token in (TOKEN, OTHER_TOKEN)]
+    engine.gatekeeper.set_groups(Groups.of({"crew": members}))
+    engine.upstream.gate = asyncio.Event() if is_running else None
+    made = await engine.create(token=OTHER_TOKEN)
+    assert isinstance(made, Running)
+    if not is_running:
+        await made.flight.finished(10)
+    engine.upstream.check_gate = asyncio.Event()
+    asking = asyncio.create_task(engine.create(token=TOKEN))
+    await settled()
+    assert engine.upstream.checks
+    engine.gatekeeper.set_groups(Groups.of({"crew": members[1:]}))
+    engine.upstream.check_gate.set()
+    answer = await asking
+    assert isinstance(answer, Running)
+    assert not answer.is_follower
+    assert answer.flight is not made.flight
+    assert answer.results_scope == answer.scope
+    if is_running:
+        engine.upstream.gate.set()  # type: ignore[union-attr]
+    await engine.coalescer.drain(5)
+    assert not answer.flight.was_found
+    assert len(engine.upstream.jobs) == 2
+
+
+async def test_who_has_left_a_group_is_not_told_why_its_run_failed_either() -> None:
+    engine = Engine(policies=[Policy(scope="group:crew")])
+    gate = engine.gatekeeper
+    gate.set_groups(Groups.of({"crew": [f"token:{token_id(engine.secrets, TOKEN)}"]}))
+    engine.upstream.status = "failed"
+    entry = await engine.run()
+    gate.set_groups(Groups())
+    visitor = await gate.recognise(engine.upstream, Credential(TOKEN))
+    found = await engine.views.find(entry.id, visitor.owner, visitor.entitled)
+    assert found is not None
+    assert (found.status, found.error) == ("failed", NOT_YOURS)
 
 
 async def test_run_is_taken_up_by_the_next_process_under_its_own_scopes() -> None:
