@@ -291,7 +291,9 @@ def test_connections_beyond_the_limit_are_turned_away_and_the_operator_is_not(ti
     host = parts.netloc.encode()
     with ExitStack() as stack:
         held, due_at = 0, time.monotonic() + 10
-        listening = int(WORKERS or 1)  # each process counts its own, and the kernel chooses which one takes a connection
+        listening = int(
+            WORKERS or 1
+        )  # each process counts its own, and the kernel chooses which one takes a connection
         while held < 12 * listening:
             assert time.monotonic() < due_at
             connection = stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=10))
