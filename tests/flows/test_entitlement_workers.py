@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from proxy.core.entitlement import token_id
 from proxy.data_dir import load_secret, make_data_dir
 from tests.fakes.clock import ManualClock
 from tests.flows.edges import ACT_S, Edge, connected
-from tests.flows.harness import running_proxy
+from tests.flows.harness import ProxyProcess, running_proxy
 from tests.flows.test_entitlement import (
     ACCOUNTS,
     AWAY,
@@ -40,6 +40,7 @@ from tests.flows.test_replicate_upstream import PIXEL, config
 pytestmark = [pytest.mark.anyio, pytest.mark.slow, pytest.mark.filterwarnings("ignore::ResourceWarning")]
 
 EDGES = 4
+SEEDS = count()
 ACCEPT_S = 1.0
 STRETCH_S = 30.0
 SHORT_DAY = f"accept_for_s = {ACCEPT_S}\nauth_stale_if_error_s = {STRETCH_S}\n"
@@ -58,22 +59,33 @@ def api(double: FakeModel) -> Iterator[FakeModel]:
     double.reset()
 
 
-@asynccontextmanager
-async def opened(data_dir: Path, api: FakeModel, auth: str = "") -> AsyncIterator[tuple[list[House], list[Edge]]]:
-    """A proxy, by a way in through each of its edges; every caller that there is has been accepted."""
+@contextmanager
+def serving(data_dir: Path, api: FakeModel, auth: str = "") -> Iterator[ProxyProcess]:
+    """A proxy by the rules of the table."""
     make_data_dir(data_dir)
     member = token_id(load_secret(data_dir), TOKENS["alice-2"])
     more = f'[auth]\n{auth}groups = {{crew = ["account:bob", "token:{member}"]}}\n[workers]\ncount = {EDGES}\n'
     more += "".join(f'[[policy]]\nname = "{name}"\nscope = "{scope}"\n' for name, scope in RULES.items())
-    seeds, clock = count(), ManualClock()
-    given = {"input": {"prompt": "known everywhere", "seed": 1}}
     with running_proxy(data_dir, config(api, more)) as proxy:
-        async with httpx.AsyncClient(base_url=proxy.public_url, timeout=60, trust_env=False, verify=False) as client:
-            anywhere = House(api, client, clock, seeds)
-            assert (await anywhere.ask("alice-1", "POST", PIXEL, given)).status_code == 201
-            async with connected(proxy, EDGES, PIXEL, given, TOKENS["alice-1"]) as edges:
-                await anywhere.greet()
-                yield [House(api, edge.client, clock, seeds) for edge in edges], edges
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory, double: FakeModel) -> Iterator[ProxyProcess]:
+    with serving(tmp_path_factory.mktemp("rows") / "data", double) as proxy:
+        yield proxy
+
+
+@asynccontextmanager
+async def entered(proxy: ProxyProcess, api: FakeModel) -> AsyncIterator[tuple[list[House], list[Edge]]]:
+    """A way in through each edge; every caller that there is has been accepted."""
+    clock, given = ManualClock(), {"input": {"prompt": "known everywhere", "seed": 1}}
+    async with httpx.AsyncClient(base_url=proxy.public_url, timeout=60, trust_env=False, verify=False) as client:
+        anywhere = House(api, client, clock, SEEDS)
+        assert (await anywhere.ask("alice-1", "POST", PIXEL, given)).status_code == 201
+        async with connected(proxy, EDGES, PIXEL, given, TOKENS["alice-1"]) as edges:
+            await anywhere.greet()
+            yield [House(api, edge.client, clock, SEEDS) for edge in edges], edges
 
 
 def around(houses: list[House]) -> list[tuple[House, House]]:
@@ -88,17 +100,17 @@ async def walk_everywhere(houses: list[House], table: list[Row]) -> None:
             await walk(asked_at, row, *(await make(made_at, row)))
 
 
-async def test_rows_at_every_edge_while_the_upstream_is_there(tmp_path: Path, api: FakeModel) -> None:
-    async with opened(tmp_path / "data", api) as (houses, edges):
+async def test_rows_at_every_edge_while_the_upstream_is_there(usual: ProxyProcess, api: FakeModel) -> None:
+    async with entered(usual, api) as (houses, edges):
         await walk_everywhere(houses, UP)
         should = len([row for row in UP if row.create == "hit"])
         for edge in edges:
             assert edge.hits[edge.letters] > should / 2, "it answers hits itself"
 
 
-async def test_rows_at_every_edge_after_a_token_was_revoked(tmp_path: Path, api: FakeModel) -> None:
+async def test_rows_at_every_edge_after_a_token_was_revoked(usual: ProxyProcess, api: FakeModel) -> None:
     """What one edge has heard in answer to anything holds at all of them."""
-    async with opened(tmp_path / "data", api) as (houses, edges):
+    async with entered(usual, api) as (houses, edges):
         made = [(row, *(await make(houses[0], row))) for row in REVOKED]
         api.revoke(TOKENS["alice-2"])
         assert (await houses[0].ask("alice-2", "GET", "/v1/hardware")).status_code == 401
@@ -110,21 +122,26 @@ async def test_rows_at_every_edge_after_a_token_was_revoked(tmp_path: Path, api:
 
 
 async def test_rows_at_every_edge_while_the_upstream_is_away(tmp_path: Path, api: FakeModel) -> None:
-    async with opened(tmp_path / "data", api, SHORT_DAY) as (houses, edges):
-        made = [(row, at, *(await make(by, row))) for row in AWAY for by, at in around(houses)]
-        late = [(row, *(await make(houses[0], row))) for row in TOO_LONG]
-        began_at = time.monotonic()
-        await houses[0].greet()
-        houses[0].go_away()
-        await asyncio.sleep(2 * ACCEPT_S)
-        for edge in edges:
-            edge.hits.clear()
-        for row, at, seed, prediction in made:
-            await walk(at, row, seed, prediction)
-        assert time.monotonic() < began_at + STRETCH_S, "this machine is too slow for so short a day"
-        hits = [sum(edge.hits.values()) for edge in edges]
-        assert hits == [len([row for row in AWAY if row.create == "hit"])] * EDGES
-        await asyncio.sleep(began_at + STRETCH_S + 5 * ACCEPT_S - time.monotonic())
-        for row, seed, prediction in late:
-            for house in houses:
-                await walk(house, row, seed, prediction)
+    with serving(tmp_path / "data", api, SHORT_DAY) as proxy:
+        async with entered(proxy, api) as (houses, edges):
+            await walk_through_a_day(houses, edges)
+
+
+async def walk_through_a_day(houses: list[House], edges: list[Edge]) -> None:
+    made = [(row, at, *(await make(by, row))) for row in AWAY for by, at in around(houses)]
+    late = [(row, *(await make(houses[0], row))) for row in TOO_LONG]
+    began_at = time.monotonic()
+    await houses[0].greet()
+    houses[0].go_away()
+    await asyncio.sleep(2 * ACCEPT_S)
+    for edge in edges:
+        edge.hits.clear()
+    for row, at, seed, prediction in made:
+        await walk(at, row, seed, prediction)
+    assert time.monotonic() < began_at + STRETCH_S, "this machine is too slow for so short a day"
+    hits = [sum(edge.hits.values()) for edge in edges]
+    assert hits == [len([row for row in AWAY if row.create == "hit"])] * EDGES
+    await asyncio.sleep(began_at + STRETCH_S + 5 * ACCEPT_S - time.monotonic())
+    for row, seed, prediction in late:
+        for house in houses:
+            await walk(house, row, seed, prediction)
