@@ -89,6 +89,7 @@ class Load:
         credential = {"Authorization": f"Bearer {token}", "Prefer": "wait"}
         url = f"{self.proxy.public_url}/v1/models/{model}/predictions"
         async with self.http.post(url, json=body, headers={**credential, **headers}) as answer:
+            _raise_if_gone(answer)
             word = answer.headers.get("cache-status", "refused").removeprefix("Hotplate; ")
             self.words[word.split(";")[0] + ("; collapsed" if "collapsed" in word else "")] += 1
             document: JsonObject = await answer.json(content_type=None)
@@ -97,6 +98,7 @@ class Load:
     async def cancel(self, prediction: JsonObject, token: str = ALICE) -> None:
         url = f"{self.proxy.public_url}/v1/predictions/{prediction['id']}/cancel"
         async with self.http.post(url, headers={"Authorization": f"Bearer {token}"}) as answer:
+            _raise_if_gone(answer)
             assert answer.status == 200
 
     def new(self, **more: Any) -> JsonObject:
@@ -162,6 +164,12 @@ class Load:
                 done, acting = await asyncio.wait(acting, return_when=asyncio.FIRST_COMPLETED)
                 await asyncio.gather(*done)
         await asyncio.gather(*acting)
+
+
+def _raise_if_gone(answer: aiohttp.ClientResponse) -> None:
+    """Where several processes are killed at once, some may still say that others are gone."""
+    if answer.status in (502, 503):
+        answer.raise_for_status()
 
 
 @asynccontextmanager
