@@ -37,7 +37,7 @@ test: .venv/ready-dev
 	$(BIN)/python -m pytest -m "not slow" $(SIDE_BY_SIDE) $(ARGS)
 
 test-full: .venv/ready-dev
-	$(BIN)/python -m pytest -m slow --timeout 600 $(ARGS)
+	$(BIN)/python -m pytest -m slow --timeout 600 -n 2 --dist loadfile $(ARGS)
 
 test-workers: .venv/ready-dev ## the flows through a proxy of several processes
 	TEST_WORKERS=2 $(BIN)/python -m pytest --timeout 600 tests/flows $(ARGS)

@@ -11,7 +11,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from proxy.policy_settings import PolicySettings
-from proxy.settings import CogUpstreamSettings, LocalUpstreamSettings, ReplicateUpstreamSettings, Settings
+from proxy.settings import Settings
+from proxy.upstream_settings import CogUpstreamSettings, LocalUpstreamSettings, ReplicateUpstreamSettings
 
 TARGET = Path(__file__).parent / "configuration.md"
 

@@ -58,14 +58,12 @@ from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.services import Services
-from proxy.settings import (
+from proxy.settings import Settings, SettingsError, is_loopback
+from proxy.upstream_settings import (
     CogUpstreamSettings,
     LocalUpstreamSettings,
     ReplicateUpstreamSettings,
-    Settings,
-    SettingsError,
     UpstreamSettings,
-    is_loopback,
 )
 from proxy.upstreams.addresses import is_literal, is_public, parse_origin
 from proxy.upstreams.base import Credential, Outcome, Upstream
@@ -291,7 +289,14 @@ def build_services(
         kill_switch=kill_switch,
         reload=reload,
         purging=Purging(storage, purges, coalescer, recent, mint, announcements, time.time),
-        observer=Observer(preparation, metrics.observe_verdict, metrics.observe_would_save, time.time, books.would_hit),
+        observer=Observer(
+            preparation,
+            metrics.observe_verdict,
+            metrics.observe_would_save,
+            lambda upstream, model: price_of(policy_desk.book, model),
+            time.time,
+            books.would_hit,
+        ),
         explainer=Explainer(
             preparation=preparation,
             desk=policy_desk,
@@ -300,7 +305,7 @@ def build_services(
             gatekeeper=gatekeeper,
             now=time.time,
         ),
-        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time),
+        past=Past(policy_desk, storage.results, mint, recent, journal, remains, time.time, catalog.upstreams),
         views=views,
         gatekeeper=gatekeeper,
         addresses=addresses,

@@ -20,7 +20,8 @@ import httpx
 
 from proxy import tls
 from proxy.clientenv import listening_url
-from proxy.settings import ReplicateUpstreamSettings, Settings, is_loopback
+from proxy.settings import Settings, is_loopback
+from proxy.upstream_settings import ReplicateUpstreamSettings
 
 SLOW_FSYNC_S = 0.05
 """A slower one delays every miss by more than a person notices."""

@@ -26,7 +26,8 @@ from proxy.routes.passage import TARGET, Passage
 from proxy.routes.passthrough import Passthrough
 from proxy.routes.predictions import Predictions
 from proxy.services import Services
-from proxy.settings import ReplicateUpstreamSettings, Settings, UpstreamSettings
+from proxy.settings import Settings
+from proxy.upstream_settings import ReplicateUpstreamSettings, UpstreamSettings
 from proxy.upstreams.base import Upstream
 from proxy.upstreams.catalog import Catalog, Entry
 from proxy.upstreams.egress import Egress

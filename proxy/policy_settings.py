@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from proxy.core.policy import Control, KeepsText, Mode, Policy
+from proxy.settings_types import Section
 from storage.records import JsonObject
 
 
-class PolicySettings(BaseModel):
+class PolicySettings(Section):
     """How the models that match are cached. The first policy that matches holds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(ser_json_inf_nan="strings")
 
     name: str | None = Field(
         default=None,
@@ -63,8 +64,12 @@ class PolicySettings(BaseModel):
         description="Whether results without files (text) are kept: `deterministic` = where the input has a seed or a "
         "temperature of 0; `on` = always; `off` = never.",
     )
-    price_per_second: float = Field(default=0.0, ge=0, description="Price of a second of a run, for the ledger.")
-    price_per_output: float = Field(default=0.0, ge=0, description="Price of an output file, for the ledger.")
+    price_per_second: float = Field(
+        default=0.0, ge=0, description="Price of a second of a run, for the ledger. Only in a policy without a name."
+    )
+    price_per_output: float = Field(
+        default=0.0, ge=0, description="Price of an output file, for the ledger. Only in a policy without a name."
+    )
     scope: str = Field(
         default="account",
         pattern=r"^(account|token|shared|group:[a-z0-9][a-z0-9_-]{0,62})$",

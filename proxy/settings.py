@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import platformdirs
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     ByteSize,
-    ConfigDict,
     Field,
     PrivateAttr,
     SecretStr,
@@ -35,15 +31,13 @@ from pydantic_settings.exceptions import SettingsError as SourceError
 from proxy.core.entitlement import AuthMode, Groups
 from proxy.core.policy import PolicyBook
 from proxy.policy_settings import PolicySettings
+from proxy.settings_types import BASE_URL, HOST_PATTERN, HttpOrigin, Section
+from proxy.upstream_settings import ReplicateUpstreamSettings, UpstreamSettings
 from storage.settings import StorageSettings
 
 DEFAULT_PORT = 8484
 DEFAULT_ADMIN_PORT = 8485
-REPLICATE_API = "https://api.replicate.com/v1"
 
-_BASE_URL = re.compile(r"https?://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/@-]*)?")
-
-_HOST_PATTERN = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 
 OutputUrls = Literal["auto", "url", "data"]
 
@@ -59,11 +53,7 @@ def _check_token(token: SecretStr) -> None:
         raise ValueError("a token must have at least 16 characters, ASCII and without spaces")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PublicSettings(_Section):
+class PublicSettings(Section):
     """The listener that clients use."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -80,12 +70,12 @@ class PublicSettings(_Section):
         if value is None:
             return None
         value = value.rstrip("/").removesuffix("/v1")
-        if not _BASE_URL.fullmatch(value):
+        if not BASE_URL.fullmatch(value):
             raise ValueError("must be http:// or https://, a host, perhaps a port and a path, and nothing else")
         return value
 
 
-class AdminSettings(_Section):
+class AdminSettings(Section):
     """The listener for the operator: `/livez`, `/readyz`, `/metrics`, `/_hotplate/*`."""
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -104,7 +94,7 @@ class AdminSettings(_Section):
         return value
 
 
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """TLS on the public listener."""
 
     mode: Literal["off", "files", "local-ca"] = Field(
@@ -125,7 +115,7 @@ class TlsSettings(_Section):
         return self
 
 
-class AuthSettings(_Section):
+class AuthSettings(Section):
     """Who may use the proxy, and who shares results with whom."""
 
     mode: AuthMode = Field(
@@ -177,7 +167,7 @@ class AuthSettings(_Section):
         return value
 
 
-class CacheSettings(_Section):
+class CacheSettings(Section):
     """What is handed out and kept."""
 
     enabled: bool = Field(default=True, description="Whether repeats are answered from the cache at all.")
@@ -210,12 +200,12 @@ class CacheSettings(_Section):
     @classmethod
     def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for host in value:
-            if not _HOST_PATTERN.fullmatch(host):
+            if not HOST_PATTERN.fullmatch(host):
                 raise ValueError(f"{host!r} must be a host name in lower case or *.suffix, without scheme and port")
         return value
 
 
-class LimitSettings(_Section):
+class LimitSettings(Section):
     """Bounds on what a client may make the proxy do."""
 
     max_body_bytes: ByteSize = Field(default=ByteSize(16 * 1024**2), description="Largest body of a create request.")
@@ -246,8 +236,8 @@ class LimitSettings(_Section):
     max_connections: int = Field(
         default=10_000,
         ge=1,
-        description="Most connections that a listener has open; one more is answered 503 and closed. Fewer where the "
-        "process may not open so many files.",
+        description="Most connections that a listener has open, in each of several workers; one more is answered 503 "
+        "and closed. Fewer where the process may not open so many files.",
     )
     head_timeout_s: float = Field(
         default=15.0, gt=0, le=3600, description="Seconds that a request's line and headers may take."
@@ -276,7 +266,7 @@ class LimitSettings(_Section):
         return self
 
 
-class WorkerSettings(_Section):
+class WorkerSettings(Section):
     """Processes that serve together, on one machine and one data folder."""
 
     count: int = Field(
@@ -299,7 +289,7 @@ class WorkerSettings(_Section):
         return 1 if self.count == 1 else self.count + 1
 
 
-class MoneySettings(_Section):
+class MoneySettings(Section):
     """How money is shown in the ledger."""
 
     currency: str = Field(
@@ -315,7 +305,7 @@ class MoneySettings(_Section):
     )
 
 
-class LogSettings(_Section):
+class LogSettings(Section):
     """What is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(
@@ -326,37 +316,7 @@ class LogSettings(_Section):
     )
 
 
-class _UpstreamBase(_Section):
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
-        description="Name in keys, logs and metrics; changing it empties the cache.",
-    )
-    models: tuple[str, ...] = Field(
-        default=("*",),
-        min_length=1,
-        description="Globs over `owner/name`; the first upstream with a match serves a model. One that begins with "
-        "`deployments/` is over `deployments/owner/name`; a deployment that no such glob names is the first "
-        "`replicate` upstream's.",
-    )
-
-
-def _check_url(text: str) -> str:
-    if not _BASE_URL.fullmatch(text.rstrip("/")):
-        raise ValueError(f"{text!r} must be http:// or https://, a host, perhaps a port and a path, and nothing else")
-    return text
-
-
-def _check_origin(text: str) -> str:
-    if "/" in _check_url(text).partition("://")[2]:
-        raise ValueError(f"{text!r} must be a scheme, a host and perhaps a port, without a path")
-    return text
-
-
-HttpUrl = Annotated[str, AfterValidator(_check_url)]
-HttpOrigin = Annotated[str, AfterValidator(_check_origin)]
-
-
-class WebhookSettings(_Section):
+class WebhookSettings(Section):
     """News of predictions, sent by Hotplate itself to the addresses that clients name."""
 
     enabled: bool = Field(
@@ -372,105 +332,6 @@ class WebhookSettings(_Section):
     timeout_s: float = Field(
         default=10.0, gt=0, le=60, description="Seconds in which a receiver must have answered one delivery."
     )
-
-
-class ReplicateUpstreamSettings(_UpstreamBase):
-    """Any Replicate-compatible API."""
-
-    kind: Literal["replicate"]
-    base_url: HttpUrl = Field(default=REPLICATE_API, description="Root of the API, ending in `/v1`.")
-    token: SecretStr | None = Field(
-        default=None,
-        description="The API's token that Hotplate holds, for `auth.mode` `gateway` and `open`. No client sees it.",
-    )
-    deadline_s: float = Field(default=2100.0, gt=0, description="Seconds after which a run is given up.")
-    webhooks: Literal["auto", "on", "off"] = Field(
-        default="auto",
-        description="Whether the API is asked to tell by webhooks how runs go, so that Hotplate need not keep asking: "
-        "`auto` = where `public.base_url` is https at an address that can be public; `on` = always, under whatever "
-        "address this proxy has; `off` = never. Where they do not arrive, Hotplate asks as without.",
-    )
-    output_hosts: tuple[str, ...] = Field(
-        default=("replicate.delivery", "*.replicate.delivery"), description="Hosts from which outputs may be fetched."
-    )
-    output_origins: tuple[HttpOrigin, ...] = Field(
-        default=(),
-        description="Further origins for outputs and streams, e.g. `http://10.0.0.5:9000`; named here, they may be "
-        "private.",
-    )
-    input_origins: tuple[HttpOrigin, ...] = Field(
-        default=(),
-        description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
-        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
-    )
-
-
-_TELLS_PROGRESS = Field(
-    default=True,
-    description="Whether the model's servers are asked to tell logs and outputs of a run while it goes on (by Cog's "
-    "webhooks). What a run gave is told by its own answer either way. It costs a run some 5 ms: switch it off for a "
-    "model that needs hardly longer.",
-)
-
-
-class CogUpstreamSettings(_UpstreamBase):
-    """The user's own Cog servers for one model."""
-
-    kind: Literal["cog"]
-    urls: tuple[HttpUrl, ...] = Field(min_length=1, description="Base URLs of Cog servers that run the same model.")
-    slots: int = Field(default=1, ge=1, le=64, description="Predictions that each server runs at once.")
-    deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(
-        default=1000, ge=1, description="Most runs that may wait for a server; with them wait at most 512 MiB of input."
-    )
-    live_progress: bool = _TELLS_PROGRESS
-    progress_url: HttpUrl | None = Field(
-        default=None,
-        description="The address under which the servers reach this proxy's admin listener, e.g. "
-        "`http://10.0.0.9:8485`, for their webhooks; whoever reads these on the way can show other logs and outputs of "
-        "a run under way, but nothing of that becomes a result. Default: servers on loopback find it, others are not "
-        "asked.",
-    )
-    revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
-    input_origins: tuple[HttpOrigin, ...] = Field(
-        default=(),
-        description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
-        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
-    )
-
-
-class LocalUpstreamSettings(_UpstreamBase):
-    """A Cog model that Hotplate starts and stops itself."""
-
-    kind: Literal["local"]
-    path: Path | None = Field(default=None, description="Folder of the model (`cog.yaml`); default: the demo model.")
-    max_copies: int = Field(default=2, ge=1, le=64, description="Most copies of the model that run at once.")
-    idle_timeout_s: float = Field(
-        default=300.0, gt=0, description="Seconds without work after which a copy is stopped."
-    )
-    boot_deadline_s: float = Field(default=300.0, gt=0, description="Seconds in which a copy must become ready.")
-    deadline_s: float = Field(default=600.0, gt=0, description="Seconds after which a run is given up.")
-    queue_limit: int = Field(
-        default=1000, ge=1, description="Most runs that may wait for a copy; with them wait at most 512 MiB of input."
-    )
-    live_progress: bool = _TELLS_PROGRESS
-    revision: str = Field(default="", description="Tag of the weights; changing it changes the version and every key.")
-    simulated_download_s: float = Field(
-        default=0.0, ge=0, description="Pretended download of weights before a boot; shown apart, never as part of it."
-    )
-    input_origins: tuple[HttpOrigin, ...] = Field(
-        default=(),
-        description="Origins from which file inputs may be fetched although they are private or plain http, e.g. "
-        "`http://10.0.0.5:9000`. Public https addresses need no naming.",
-    )
-    environment: dict[str, str] = Field(
-        default_factory=dict, description="Further environment variables for the model."
-    )
-
-
-UpstreamSettings = Annotated[
-    ReplicateUpstreamSettings | CogUpstreamSettings | LocalUpstreamSettings, Field(discriminator="kind")
-]
 
 
 def _default_upstreams() -> tuple[UpstreamSettings, ...]:
@@ -529,6 +390,7 @@ class Settings(BaseSettings):
         base_host = urlsplit(self.public.base_url or "").hostname or "localhost"
         reached = {"public.host": self.public.host, "public.base_url": base_host}
         self._check_held_tokens()
+        self._check_prices()
         self._check_groups()
         for field, host in reached.items():
             if self.auth.mode == "open" and not is_loopback(host) and not self.auth.open_to_all:
@@ -545,6 +407,13 @@ class Settings(BaseSettings):
         if not is_loopback(self.admin.host) and self.admin.token is None:
             raise ValueError(f"admin.token: must be set, because admin.host {self.admin.host!r} is not loopback")
         return self
+
+    def _check_prices(self) -> None:
+        # What a run costs does not depend on the base URL by which it was asked for.
+        for number, one in enumerate(self.policy):
+            for field in ("price_per_second", "price_per_output"):
+                if one.name is not None and getattr(one, field):
+                    raise ValueError(f"policy.{number}.{field}: must stand in a policy without a name")
 
     def _check_groups(self) -> None:
         for number, one in enumerate(self.policy):

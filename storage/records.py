@@ -75,6 +75,7 @@ class ResultRecord:
         stream_log: the events of the run as the upstream streamed them, where somebody listened; without it, or once
             it is gone, a stream is told from output and logs. So a hit does not need it.
         tags: names under which it can be purged.
+        made_by: by which rules and wishes it was made, for people; nothing is decided by it.
     """
 
     record_id: RecordId
@@ -97,6 +98,7 @@ class ResultRecord:
     stream_log: BlobRef | None = None
     deployment: str | None = None
     tags: tuple[str, ...] = ()
+    made_by: JsonObject | None = None
 
     @property
     def compute_s(self) -> float:
@@ -163,6 +165,7 @@ def _to_document(record: ResultRecord) -> JsonObject:
         else {"digest": record.stream_log.digest.hex(), "size_bytes": record.stream_log.size_bytes},
         "deployment": record.deployment,
         "tags": record.tags,
+        "made_by": record.made_by,
     }
 
 
@@ -205,6 +208,7 @@ def decode_record(data: bytes) -> ResultRecord:
             stream_log=_blob(document.get("stream_log")),
             deployment=document.get("deployment"),
             tags=tuple(document.get("tags") or ()),
+            made_by=document.get("made_by"),
         )
     except Corrupt:
         raise

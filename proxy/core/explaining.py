@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.core.policy import Bypass, Cached, LookupPlan, Policy
+from proxy.core.policy import Bypass, Cached, LookupPlan, Policy, PolicyBook
 from proxy.core.schemas import InputSchema
 from storage.digest import Digest
 from storage.records import JsonObject, JsonPath, JsonValue
@@ -36,6 +36,18 @@ _BYPASSES: Mapping[str, str] = {
     "url-input": "the input holds a URL that is a name only: what it names may change",
     "unread-file": "the input names a file that could not be read in time",
 }
+
+
+def which_policy(book: PolicyBook, profile: str | None, name: str) -> str:
+    """Which policy holds for a model, and by which glob, in words."""
+    found = book.find(profile, name)
+    if found is None:
+        return "the model is not known yet, and policies differ by model"
+    number, glob = book.place(found, name)
+    if number is None:
+        return f"no policy matches {name}: the defaults hold"
+    of_profile = f"of the profile {found.name!r}" if found.name is not None else "of no profile"
+    return f"policy {number}, {of_profile}, is the first that matches {name or 'any model'}: {glob}"
 
 
 def why(plan: LookupPlan, policy: Policy | None, *, is_bypassed: bool, is_enabled: bool, wants_new: bool) -> str:

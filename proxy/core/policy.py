@@ -321,6 +321,22 @@ def grade(age_s: float, policy: Policy, directives: Directives, *, is_pinned: bo
     return "if-error" if late_s < policy.stale_if_error_s else "stale"
 
 
+def circumstances(policy: Policy, controls: Controls, plan: LookupPlan) -> JsonObject:
+    """By which rules and wishes a result was made, for whoever asks later; what is usual is left out."""
+    told: JsonObject = {
+        "policy": list(policy.models) if policy is not DEFAULT_POLICY else None,
+        "profile": controls.profile,
+        "mode": policy.mode,
+        "scope": policy.scope,
+        "ignore": sorted(policy.ignore),
+        "only": sorted(policy.only) if policy.only is not None else None,
+        "namespace": controls.namespace,
+        "extra": controls.key,
+        "pool": plan.pool if isinstance(plan, Cached) and plan.pool > 1 else None,
+    }
+    return {name: value for name, value in told.items() if value}
+
+
 def is_passing(status: int) -> bool:
     """Whether an error says nothing of the request itself: only then a stale result may stand in for a run.
 

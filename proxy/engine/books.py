@@ -49,6 +49,10 @@ FORMAT = 1
 KEEP_S = MAX_DAYS * 86_400.0
 FLUSH_S = 1.0
 RETRY_S = 5.0
+BATCH = 32
+"""Rows that are queued at a time. One by one, each would wait behind all that others have to write, on a busy disk for
+seconds; many more would hold up the event loop while they are encoded."""
+
 FLUSH_SHARE = 0.1
 """Part of the time that writing may take: with very many accounts rows are written less often."""
 
@@ -144,8 +148,11 @@ class Books:
 
     def relayed(self, upstream: str, target: ModelTarget, scope: Scope) -> None:
         """A create was passed through; nobody here sees its end."""
-        model = f"{DEPLOYMENTS}{target.model}" if target.is_deployment else target.model or target.version or OTHER
-        self._add("relayed", upstream, model, scope, 0.0, 0)
+        self._add("relayed", upstream, _named(target), scope, 0.0, 0)
+
+    def unanswered(self, upstream: str, target: ModelTarget, scope: Scope) -> None:
+        """A request came to no run, since the upstream could not even be asked what would run."""
+        self._add("refused", upstream, _named(target), scope, 0.0, 0)
 
     def refused(self, upstream: str, described: ModelDescription, scope: Scope, times: int = 1) -> None:
         """Requests came to no run and to no result."""
@@ -177,7 +184,7 @@ class Books:
             model_of(described, record.model if record is not None else end.model),
             scope,
             compute_s(end.metrics, end.started_at, end.completed_at),
-            outputs_of(record) if record is not None else int(end.status == "succeeded"),
+            outputs_of(record) if record is not None else flight.told_outputs,
         )
         if flight.was_found:
             self._add("hit", *what, shares.everyone)
@@ -321,20 +328,24 @@ class Books:
     async def _flush(self) -> bool:
         """Write what changed; whether all of it is written."""
         self._has_news.clear()
-        for _ in range(len(self._unwritten)):
-            if not self._unwritten:  # somebody else writes, too
-                break
-            account = self._unwritten.popleft()
-            account.is_written = True  # before the wait, so that what is counted meanwhile is written once more
-            row = self._rows.put(_row(account.name), _encode(account), KEEP_S)
+        left = len(self._unwritten)
+        while left > 0 and self._unwritten:  # somebody else writes, too
+            batch = [self._unwritten.popleft() for _ in range(min(left, BATCH, len(self._unwritten)))]
+            left -= len(batch)
+            rows = {self._put(account): account for account in batch}
             try:
-                await asyncio.wait({row})
+                await asyncio.wait(rows)
             finally:
-                if not row.done() or not row.result():
+                lost = [account for row, account in rows.items() if not row.done() or not row.result()]
+                for account in lost:
                     self._is_changed(account)
-            if not row.result():
+            if lost:
                 return False
         return True
+
+    def _put(self, account: Account) -> asyncio.Task[bool]:
+        account.is_written = True  # before the wait, so that what is counted meanwhile is written once more
+        return self._rows.put(_row(account.name), _encode(account), KEEP_S)
 
     async def _read(self, day: str) -> list[tuple[Name, dict[Kind, Line]]]:
         return decode_rows(await self._rows.scan(f"{ROWS}{day}:"))
@@ -367,6 +378,10 @@ def model_of(described: ModelDescription, told: str | None = None) -> str:
     if described.deployment is not None:
         return f"{DEPLOYMENTS}{described.deployment}"
     return told or described.model or described.version
+
+
+def _named(target: ModelTarget) -> str:
+    return f"{DEPLOYMENTS}{target.model}" if target.is_deployment else target.model or target.version or OTHER
 
 
 def model_of_record(record: ResultRecord) -> str:

@@ -49,11 +49,12 @@ class Flight:
 
     Attributes:
         answered_early: predictions that were answered before the run was taken, and are not cancelled.
+        is_over: its run has ended at the upstream; what it gave is being taken in.
         leader: the scope of the token with which its upstream is asked.
         tally: the predictions that wait, for the ledger.
         was_found: there was no run: the result was in the store by then.
         worked_from: epoch seconds of the first news that the model works on it.
-        told_end: how the run ended at the upstream after it was cancelled, where that is known.
+        told_end, told_outputs: how the run ended at the upstream and how many outputs it gave, where that is known.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Flight:
         self.is_behind = False  # made behind an answer: wanted, although it may be no prediction's run
         self.tally = Tally()
         self.is_sent = False
+        self.is_over = False
         self.subject: Subject | None = None
         self._watched_until = 0.0
         self.was_answered_early = False
@@ -80,6 +82,7 @@ class Flight:
         self.was_found = False
         self.worked_from: float | None = None
         self.told_end: Outcome | None = None
+        self.told_outputs = 0
         self._given: tuple[Digest, JsonObject] | None = None
         self._listeners: list[Callable[[Flight], None]] = []
         self._accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -105,9 +108,10 @@ class Flight:
             self._accepted.set_result(None)
         self.show()
 
-    def tell_end(self, outcome: Outcome) -> None:
-        """How the run ended at the upstream, where it was cancelled."""
-        self.told_end = outcome
+    def tell_end(self, outcome: Outcome, outputs: int) -> None:
+        """How the run ended at the upstream, whatever becomes of its result here; ``outputs`` as it is priced."""
+        self.told_outputs = outputs
+        self.told_end = replace(outcome, output=None)  # perhaps megabytes, and a flight is remembered for an hour
 
     def show(self) -> None:
         """There is news, or more of the output so far can be shown."""
@@ -256,11 +260,15 @@ class Coalescer:
         task.add_done_callback(gone)
 
     def leave(self, flight: Flight) -> None:
-        """One sharer has cancelled; when all have, the run is cancelled and nobody may follow it any more."""
+        """One sharer has cancelled; when all have, the run is cancelled and nobody may follow it any more.
+
+        A run that has ended at its upstream is paid for: what it gave is still taken in, for those who ask next.
+        """
         flight.sharers -= 1
         if flight.sharers <= 0 and flight.landed is None:
             self._forget(flight)
-            flight.cancel()
+            if not flight.is_over:
+                flight.cancel()
 
     def part(self, is_meant: Callable[[Flight], bool]) -> None:
         """Let nobody join the flights that ``is_meant`` any more; those who share one still get its result."""

@@ -20,6 +20,7 @@ from proxy.core.explaining import (
     seed_state,
     shown,
     shown_input,
+    which_policy,
     why,
 )
 from proxy.core.keys import KEY_VERSION, variant_key
@@ -98,7 +99,7 @@ class Explainer:
             "key": prepared.key.hex() if prepared.key is not None else None,
             "key_if_used": await self._key_if_used(create, prepared),
             "answers": members,
-            "would": _would(prepared, members),
+            "would": _would(create, prepared, members),
             "is_stored": bool(stored),
             "stored_at": stored[0]["stored_at"] if stored else None,
             "credential_accepted_now": self._gatekeeper.is_accepted_now(create.upstream, create.credential),
@@ -143,14 +144,11 @@ class Explainer:
         profile, name = create.controls.profile, prepared.described.policy_name
         found = self._desk.book.find(profile, name)
         described = _described_policy(prepared.policy, is_pinned=prepared.described.is_pinned)
+        told: JsonObject = {"number": None, "because": which_policy(self._desk.book, profile, name), **described}
         if found is None:
-            return {"number": None, "because": "the model is not known yet, and policies differ by model", **described}
+            return told
         number, glob = self._desk.book.place(found, name)
-        if number is None:
-            return {"number": None, "because": f"no policy matches {name}: the defaults hold", **described}
-        of_profile = f"of the profile {found.name!r}" if found.name is not None else "of no profile"
-        because = f"policy {number}, {of_profile}, is the first that matches {name or 'any model'}: {glob}"
-        return {"number": number, "glob": glob, "because": because, **described}
+        return told if number is None else {**told, "number": number, "glob": glob}
 
     def _ingredients(self, it: _Explained) -> list[JsonObject]:
         return [
@@ -186,20 +184,19 @@ class Explainer:
         if not isinstance(plan, Cached) or key is None:
             return []
         found = []
+        former = former_key_of(create, prepared)
         for number in range(plan.pool):
-            member = variant_key(key, member=number)
-            state = await self._state(create, prepared, member)
-            former = former_key_of(create, prepared) if state["state"] != "stored" and plan.pool == 1 else None
-            if former is not None:
-                before = await self._state(create, prepared, former)
+            state = await self._state(prepared, variant_key(key, member=number))
+            if former is not None and state["state"] != "stored":
+                before = await self._state(prepared, variant_key(former, member=number))
                 if before["state"] != "empty":
                     state = {**before, "note": "under the key of before the version's schema was known"}
             found.append(state)
         return found
 
-    async def _state(self, create: Create, prepared: Prepared, key: PredictionKey) -> JsonObject:
+    async def _state(self, prepared: Prepared, key: PredictionKey) -> JsonObject:
         record = await self._storage.results.get_complete(key)
-        if record is not None and record.scope == create.scope:
+        if record is not None and record.scope == prepared.results_scope:
             return {"key": key.hex(), "state": "stored", **self._age(record, prepared)}
         is_refresh = isinstance(prepared.plan, Cached) and not prepared.plan.may_look_up
         is_running = self._coalescer.find(key, is_refresh=is_refresh) is not None
@@ -263,11 +260,14 @@ def _shown_change(change: JsonObject, secret: frozenset[str]) -> JsonObject:
     return {name: shown(value) for name, value in change.items()}
 
 
-def _would(prepared: Prepared, members: list[JsonObject]) -> str:
+def _would(create: Create, prepared: Prepared, members: list[JsonObject]) -> str:
     """What would become of the request now, in words."""
     plan, directives = prepared.plan, prepared.controls.directives
     if isinstance(plan, Bypass):
-        is_refused = directives.only_if_cached and plan != Bypass("observe")
+        is_passed_on = (
+            plan == Bypass("observe") and create.upstream.kind == "replicate" and create.upstream.has_accounts
+        )
+        is_refused = directives.only_if_cached and not is_passed_on
         return "error: only-if-cached, and nothing is looked up" if is_refused else "bypass"
     servable = [one for one in members if one["state"] == "stored" and one["grade"] in ("fresh", "revalidate")]
     if plan.may_look_up and servable and (directives.only_if_cached or len(servable) == len(members)):

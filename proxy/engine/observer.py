@@ -19,8 +19,8 @@ import structlog
 from proxy.core.errors import HotplateError
 from proxy.core.observing import DOUBTS, SAVED, VERDICTS, Doubt, SeenKeys, SeenRun, Verdict
 from proxy.core.outputs import plan_output
-from proxy.core.policy import DEFAULT_POLICY, Cached, Policy, Store, may_keep_text, plan_store
-from proxy.core.prices import Price, cost
+from proxy.core.policy import Cached, Store, may_keep_text, plan_store
+from proxy.core.prices import PriceOf, cost
 from proxy.engine.coalescer import Flight
 from proxy.engine.preparation import Preparation
 from proxy.engine.runs import Create
@@ -97,7 +97,6 @@ class Observation:
     verdict: Verdict = "unknown"
     doubts: tuple[Doubt, ...] = ()
     model: str = ""
-    policy: Policy = DEFAULT_POLICY
     keeps_text: bool = False
     key: PredictionKey | None = None
     pool: int = 1
@@ -142,12 +141,14 @@ class Observer:
         preparation: Preparation,
         observe_verdict: ObserveVerdict,
         observe_saving: ObserveSaving,
+        price_of: PriceOf,
         now: Callable[[], float],
         would_hit: WouldHit = lambda upstream, model, scope, seconds, outputs: None,
     ) -> None:
         self._preparation = preparation
         self._observe_verdict = observe_verdict
         self._observe_saving = observe_saving
+        self._price_of = price_of
         self._now = now
         self._would_hit = would_hit
         self._keys = SeenKeys()
@@ -193,7 +194,7 @@ class Observer:
             seen.is_judged = True
             return
         described, policy = prepared.described, prepared.policy
-        seen.model, seen.policy = described.policy_name or seen.model, policy
+        seen.model = described.policy_name or seen.model
         if isinstance(prepared.plan, Cached) and prepared.key is not None:
             given = prepared.identified.key_input
             seen.keeps_text = may_keep_text(policy, given, "text")
@@ -289,7 +290,7 @@ class Observer:
             self._forget(seen)
         seconds = compute_s(outcome.metrics, outcome.started_at, outcome.completed_at)
         outputs = files or int(outcome.status == "succeeded")  # text is one output, too
-        money = cost(Price(seen.policy.price_per_second, seen.policy.price_per_output), seconds, outputs)
+        money = cost(self._price_of(seen.upstream.name, seen.model), seconds, outputs)
         is_saved = seen.verdict in SAVED
         for tally in (self._all, self._of(seen.model)):
             tally.ends_seen += 1

@@ -52,6 +52,7 @@ class OngoingRun:
         job_id: our execution id.
         sent: the input that was sent, for an upstream at which it must be run once more; else ``None``.
         profile, tags: of the request that caused it.
+        made_by: see ``core.policy.circumstances``.
         is_refresh: it was begun although there may have been a result.
         is_behind: it was begun behind an answer, and is wanted whoever else leaves it.
         repeats: how many times it was run once more already.
@@ -74,6 +75,7 @@ class OngoingRun:
     started_at: float
     profile: str | None = None
     tags: tuple[str, ...] = ()
+    made_by: JsonObject | None = None
     is_refresh: bool = False
     is_behind: bool = False
     repeats: int = 0
@@ -127,6 +129,7 @@ class Ongoing:
                 "cached": cached,
                 "profile": run.profile,
                 "tags": run.tags,
+                "made_by": run.made_by,
                 "is_refresh": run.is_refresh,
                 "is_behind": run.is_behind,
                 "key": run.key.hex() if run.key is not None else None,
@@ -228,6 +231,7 @@ def _run(document: JsonObject) -> OngoingRun:
         started_at=document["started_at"],
         profile=document["profile"],
         tags=tuple(document["tags"]),
+        made_by=document.get("made_by"),
         is_refresh=document["is_refresh"],
         is_behind=document["is_behind"],
         repeats=document["repeats"],

@@ -17,7 +17,15 @@ from functools import partial
 
 import orjson
 
-from proxy.core.errors import HotplateError, NotCached, PaymentRequired, TooManyRuns, UpstreamRefused
+from proxy.core.errors import (
+    HotplateError,
+    NotCached,
+    PaymentRequired,
+    TooManyRuns,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
@@ -134,7 +142,11 @@ class Predictor:
             TooManyRuns: it would be a run beyond the caller's bounds.
         """
         if prepared is None:
-            prepared = await self._preparation.prepare(create)
+            try:
+                prepared = await self._preparation.prepare(create)
+            except (UpstreamUnavailable, UpstreamTimeout):
+                self._books.unanswered(create.upstream.name, create.target, create.scope)
+                raise
         members = await self._lookup.members(create, prepared)
         answer = await self._look_up(create, prepared, members)
         if isinstance(answer, Hit):

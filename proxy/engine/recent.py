@@ -50,7 +50,7 @@ class Running:
         canceled_at: epoch seconds at which its client cancelled it, and it alone, or its deadline was over.
         is_aborted: its deadline was over before the run had started.
         input_bytes: about what it takes in memory.
-        caller: a number for whose request it was; ``None`` for one of a former process.
+        caller: a number for whose request it was; ``None`` = not known.
         member: which answer of a pool its run makes, from 0, and of how many.
         own_end: done when it was cancelled.
     """

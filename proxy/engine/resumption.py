@@ -117,6 +117,7 @@ class Resumption:
             run.results_scope,
             policy=policy,
             controls=controls,
+            made_by=run.made_by,
         )
         is_shared = isinstance(run.plan, Cached) and run.plan.may_share and not run.is_unwanted
         flight = self._runs.plan_flight(
@@ -132,7 +133,7 @@ class Resumption:
         if run.is_behind:
             flight.tally = Tally("refresh")
         for one in sharers:
-            flight.tally.join(None, one.created_at, has_caused=not one.is_follower)
+            flight.tally.join(hash(one.scope), one.created_at, has_caused=not one.is_follower)
         if run.is_unwanted:
             flight.listen(self._leave)
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)
@@ -155,6 +156,7 @@ class Resumption:
                     webhook=one.webhook,
                     deadline_at=one.deadline_at,
                     deployment=run.described.deployment,
+                    caller=hash(one.scope),  # its token is not known any more
                 ),
                 STARTED if one.has_started else NOTHING_TOLD,
             )

@@ -27,6 +27,7 @@ from proxy.core.policy import (
     LookupPlan,
     Policy,
     Store,
+    circumstances,
     grade,
     keeps,
     may_keep_text,
@@ -95,6 +96,7 @@ class Prepared:
         identified: the files of the input; nothing for a run that a former process began.
         policy: the one that held when the request came.
         controls: what the policy leaves of the request's wishes.
+        made_by: see ``circumstances``, for a run that a former process began.
     """
 
     described: ModelDescription
@@ -106,6 +108,12 @@ class Prepared:
     identified: Identified = field(default_factory=Identified)
     policy: Policy = DEFAULT_POLICY
     controls: Controls = NO_CONTROLS
+    made_by: JsonObject | None = None
+
+    @property
+    def circumstances(self) -> JsonObject:
+        """By which rules and wishes its result is made."""
+        return self.made_by or circumstances(self.policy, self.controls, self.plan)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +195,9 @@ class Runs:
         try:
             landed = await self._run(flight, create, prepared, taken_up)
         except asyncio.CancelledError:
+            if flight.sharers <= 0 and self._is_left_to_the_next(flight, create):
+                flight.set_aside()
+                return
             if flight.sharers <= 0:
                 landed = self._ended_badly(flight, "canceled", None)
             elif flight.was_accepted:
@@ -217,6 +228,13 @@ class Runs:
             flight.record_id, prepared.results_scope, described, flight.started_at, landed.outcome, landed.is_stored
         )
 
+    def _is_left_to_the_next(self, flight: Flight, create: Create) -> bool:
+        """Whether the proxy stops while a run that nobody wants is being cancelled at its upstream: that is not heard
+        yet, so the next process shall say it again, and count how the run ended."""
+        task = asyncio.current_task()
+        is_stopping = task is not None and task.cancelling() > 1  # once by its sharers
+        return is_stopping and flight.told_end is None and flight.was_accepted and create.upstream.outlives_us
+
     async def _run(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp | None) -> Landed:
         outcome: Outcome | Landed
         try:
@@ -226,6 +244,10 @@ class Runs:
                 outcome = await self._take_up(flight, create, prepared, taken_up)
             if isinstance(outcome, Landed):
                 return outcome
+            flight.is_over = True
+            _tell_end(
+                flight, create, outcome
+            )  # whatever becomes of its result here: it was made, and costs what it costs
             self._observe_run(create.upstream.name, outcome)
             if outcome.status != "succeeded":
                 return Landed(replace(outcome, output=None), None, is_stored=False)
@@ -261,15 +283,14 @@ class Runs:
     async def _take_up(self, flight: Flight, create: Create, prepared: Prepared, taken_up: TakenUp) -> Outcome | Landed:
         """See a former process's run through. Its flight counts as accepted: its clients were answered.
 
-        A result that is there already was counted by the former process.
+        A result that is there already was stored by the former process, and counted by none: what it counted is
+        written after the row of the run is gone.
         """
         stored = await self._results.find_complete(flight.record_id)
         if stored is not None and stored.scope == prepared.results_scope:
-            flight.tally.close()
             return self._found_inside(stored)
         left = await self._remains.find(flight.record_id)
         if left is not None and left.scope == prepared.results_scope:
-            flight.tally.close()
             return replace(self._found_inside(left), is_stored=False)
         self._open_partials(flight, create, prepared)
         job = self._job(flight, create, prepared, prepared.sent, taken_up.job_id)
@@ -292,7 +313,7 @@ class Runs:
             wants_s=min(create.wants_s, UPSTREAM_WAIT_MAX_S),
             is_detached=lambda: flight.sharers > 0,
             is_watched=flight.is_watched,
-            tell_end=flight.tell_end,
+            tell_end=partial(_tell_end, flight, create),
         )
 
     def _reporter(
@@ -357,6 +378,7 @@ class Runs:
             is_streamable=self._streams.is_streamable(flight),
             deployment=prepared.described.deployment,
             tags=prepared.controls.purge_tags,
+            made_by=prepared.circumstances,
         )
         stored_files = len(ingested.files) if ingested.are_stored else 0
         is_text_kept = may_keep_text(prepared.policy, prepared.key_input, outcome.output)
@@ -420,6 +442,13 @@ class Runs:
         return Landed(outcome, None, is_stored=False)
 
 
+def _tell_end(flight: Flight, create: Create, outcome: Outcome) -> None:
+    """Note how a run ended and how many outputs it is priced as; its output itself is not kept."""
+    has_succeeded = outcome.status == "succeeded"
+    files = plan_output(outcome.output, create.upstream.output_access).files if has_succeeded else ()
+    flight.tell_end(outcome, len(files) or int(has_succeeded))
+
+
 def subject_of_run(prepared: Prepared) -> Subject:
     """What a purge can know a run by while it is on its way."""
     described = prepared.described
@@ -457,6 +486,7 @@ def _noted(flight: Flight, create: Create, prepared: Prepared, job: Job, upstrea
         started_at=flight.started_at,
         profile=prepared.controls.profile,
         tags=prepared.controls.purge_tags,
+        made_by=prepared.circumstances,
         is_refresh=flight.is_refresh,
         is_behind=flight.is_behind,
         repeats=repeats,

@@ -68,7 +68,8 @@ class Predictions:
         if services.policies.book.observes:
             asked = Create(upstream, target, parsed.input, credential, visitor.owner, 0.0, controls)
             is_observed = await services.preparation.is_observed(asked)
-            if is_observed and upstream.kind == "replicate":
+            # Of an API whose account is held here nobody could read the prediction: there it is a run of its own.
+            if is_observed and upstream.has_accounts:
                 await self._pass_on(exchange, asked, body)
                 return
             del asked
@@ -98,8 +99,9 @@ class Predictions:
         if isinstance(answer, Hit):
             await self._send_hit(exchange, answer, parsed.input, wait_s, began)
         else:
+            wants_new = create.controls.directives.wants_new
             del parsed, create  # what of its input others share is in ``answer``
-            await self._send_running(exchange, answer, wait_s, began, watch)
+            await self._send_running(exchange, answer, wait_s, began, watch, wants_new=wants_new)
 
     async def _pass_on(self, exchange: Exchange, create: Create, body: bytes) -> None:
         """Pass a create on as it came: ids, polls and files stay the upstream's own.
@@ -224,7 +226,14 @@ class Predictions:
         await exchange.respond(201, headers, body)
 
     async def _send_running(
-        self, exchange: Exchange, entry: Running, wait_s: float | None, began: float, watch: Watch | None
+        self,
+        exchange: Exchange,
+        entry: Running,
+        wait_s: float | None,
+        began: float,
+        watch: Watch | None,
+        *,
+        wants_new: bool,
     ) -> None:
         services = self._services
         # With too many waiting already this one is told at once, as if its time had run out: it can poll.
@@ -246,7 +255,7 @@ class Predictions:
             JSON_TYPE,
             PRIVATE,
             (b"location", prediction_url(services.base_url, entry.id).encode()),
-            (b"cache-status", _cache_status(entry, landed, watch).encode()),
+            (b"cache-status", _cache_status(entry, landed, watch, wants_new=wants_new).encode()),
             (b"server-timing", _server_timing(landed, began).encode()),
         ]
         if landed is not None and landed.record is not None and landed.record.files:
@@ -314,7 +323,7 @@ def _hit_status(hit: Hit) -> bytes:
         return _HIT_STATUS
     status = _HIT_STATUS if hit.ttl_s == math.inf else _HIT_STATUS + b"; ttl=%d" % math.floor(hit.ttl_s)
     details = [_place(hit.member)] if hit.member is not None else []
-    if hit.member is None and hit.grade != "fresh":
+    if hit.grade != "fresh":
         details.append("revalidating" if hit.grade == "revalidate" else "stale-if-error")
     if hit.is_stretched:
         details.append("auth-stretched")
@@ -339,15 +348,16 @@ def _outcome_word(entry: Running, landed: Landed | None) -> str:
     return "cold_miss" if landed.outcome.boot_s > 0 else "warm_miss"
 
 
-def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None = None) -> str:
-    """``Cache-Status`` of an answer that is no hit. Source: RFC 9211 section 2."""
+def _cache_status(entry: Running, landed: Landed | None, watch: Watch | None = None, *, wants_new: bool = False) -> str:
+    """``Cache-Status`` of an answer that is no hit. Where nothing was looked up, either the request wanted that
+    (``wants_new``) or the policy. Source: RFC 9211 section 2."""
     parts = [CACHE_NAME]
     if watch is not None:
         return f'{CACHE_NAME}; fwd=bypass; detail="{watch.detail()}"'
     if isinstance(entry.plan, Bypass):
         parts += ["fwd=request" if entry.plan.reason == "request" else "fwd=bypass", f"detail={entry.plan.reason}"]
         return "; ".join(parts)
-    parts.append("fwd=miss" if entry.flight.key is not None else "fwd=request")
+    parts.append("fwd=miss" if entry.plan.may_look_up else "fwd=request" if wants_new else "fwd=bypass")
     if landed is not None and landed.is_stored:
         parts.append("stored")
     if entry.is_follower:

@@ -51,6 +51,7 @@ from proxy.upstreams.replicate_client import (
     Answer,
     Created,
     ReplicateClient,
+    Trouble,
     authorize,
 )
 from proxy.upstreams.replicate_documents import check_names, is_terminal, outcome_of
@@ -60,6 +61,12 @@ from proxy.upstreams.replicate_versions import MAX_OPENAPI_BYTES, VersionNotes
 from storage.ports import KeyValue
 
 API_HOST = "api.replicate.com"
+
+CANCEL_PAUSES_S = (0.0, 0.5, 2.0, 5.0)
+"""Before each try to cancel a run. It costs money until the API has heard of it, and being told twice does no harm."""
+
+WITHDRAWAL_S = 25.0
+"""Longest that the end of a cancelled run is waited for: nobody waits behind it but those who count."""
 
 _VERSION_PATH = re.compile(r"/models/([^/]+)/([^/]+)/versions/([0-9a-f]{64})")
 
@@ -133,6 +140,7 @@ class ReplicateUpstream:
         self._streams = StreamOpener(api.origin, self._access, self._reads, self._egress, spec.connect_timeout_s)
         self._hooks = Hooks(spec.name, desk, self._client, clock) if desk is not None else None
         self._follower = Follower(self._client, self._versions, spec.deadline_s, sleep=sleep, clock=clock, now=now)
+        self._sleep = sleep
         self._clock = clock
         self._now = now
         self._withdrawals: set[asyncio.Task[None]] = set()
@@ -237,10 +245,11 @@ class ReplicateUpstream:
         except asyncio.CancelledError:
             if creation.done() and job.is_detached():
                 raise
-            await asyncio.wait({self._withdraw(job, creation, authorization)}, timeout=CANCEL_TIMEOUT_S)
+            await asyncio.wait({self._withdraw(job, creation, authorization)}, timeout=WITHDRAWAL_S)
             raise
         except Exception:
-            self._withdraw(job, creation, authorization)
+            # Waited for, since how it ended there is what it is counted as.
+            await asyncio.wait({self._withdraw(job, creation, authorization)}, timeout=CANCEL_TIMEOUT_S)
             raise
         finally:
             if line is not None:
@@ -322,8 +331,18 @@ class ReplicateUpstream:
             prediction = (await creation).prediction
         except Exception:  # it was not taken, or nobody knows: there is no id to cancel
             return
-        if not is_terminal(prediction):
-            prediction = await self._client.cancel(prediction["id"], authorization) or prediction
+        is_heard = False
+        for pause_s in CANCEL_PAUSES_S:
+            if is_terminal(prediction):
+                break
+            if pause_s:
+                await self._sleep(pause_s)
+            if is_heard:
+                seen = await self._client.look(prediction["id"], authorization)
+                prediction = prediction if isinstance(seen, Trouble) else seen
+            else:
+                told = await self._client.cancel(prediction["id"], authorization)
+                is_heard, prediction = told is not None, told or prediction
         with contextlib.suppress(ValueError):  # it does not say yet how it ended
             job.tell_end(outcome_of(prediction, now=self._now()))
 

@@ -254,7 +254,16 @@ class Engine:
             gatekeeper=self.gatekeeper,
             now=self.clock,
         )
-        self.past = Past(self.desk, self.storage.results, mint, self.recent, self.journal, self.remains, self.clock)
+        self.past = Past(
+            self.desk,
+            self.storage.results,
+            mint,
+            self.recent,
+            self.journal,
+            self.remains,
+            self.clock,
+            [self.upstream],
+        )
         self.resumption = Resumption(
             self.ongoing,
             self.flights,

@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import struct
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ class FaultyApi:
 
     def _say(self, one: Asked) -> tuple[int, object]:
         if one.path.endswith("/account"):
-            return 200, {"type": "user", "username": "somebody"}
+            token = one.headers.get("authorization", "").encode()
+            return 200, {"type": "user", "username": f"user-{zlib.crc32(token):08x}"}
         if one.method == "POST" and one.path.endswith("/predictions"):
             self._serial += 1
             return 201, self._prediction(f"run{self._serial:023}")

@@ -121,7 +121,9 @@ class Rules:
             if name not in ignore and (only is None or name in only)
         }
         rule = [sorted(ignore), only] if ignore or only is not None else None
-        who = [request["token"], request["namespace"], request["key"], IDENTITIES[request["model"]]]
+        # Nobody tells this world of accounts, so a token stands for its own.
+        sharers = "everybody" if policy.get("scope") == "shared" else request["token"]
+        who = [sharers, request["namespace"], request["key"], IDENTITIES[request["model"]]]
         return json.dumps([who, rule, kept], sort_keys=True)
 
     # -- how old ----------------------------------------------------------------------------------------

@@ -13,8 +13,9 @@ import pytest
 
 from proxy.app import build_application
 from proxy.logs import RequestLog
-from proxy.settings import CogUpstreamSettings, ReplicateUpstreamSettings, Settings
+from proxy.settings import Settings
 from proxy.tls import LocalAuthority, server_context
+from proxy.upstream_settings import CogUpstreamSettings, ReplicateUpstreamSettings
 from proxy.upstreams import replicate_client
 from tests.fakes.cog_server import FakeCog, cog_servers
 from tests.fakes.faulty_api import CreateFault, faulty_api

@@ -116,11 +116,31 @@ async def test_only_a_token_of_hotplates_own_opens_anything(door: Door) -> None:
     mine = await token_for(door, "mine")
     made = await door.create(mine)
     assert (made.status_code, made.json()["status"]) == (201, "succeeded")
-    for token in (None, HELD, "r8_" + "x" * 37, mine[:-1] + "7", mine.upper(), "hp_" + "a" * 40):
+    for token in (
+        None,
+        HELD,
+        "r8_" + "x" * 37,
+        mine[:-1] + ("7" if mine[-1] != "7" else "6"),
+        mine.upper(),
+        "hp_" + "a" * 40,
+    ):
         for method, path in (("POST", PIXEL), ("GET", "/v1/predictions"), ("GET", "/v1/models/acme/pixel")):
             refused = await door.ask(token, method, path, {"input": GIVEN} if method == "POST" else None)
             assert refused.status_code == 401, (token, method, path)
     assert door.api.counters()["creates"] == 1
+
+
+async def test_observed_create_is_a_run_of_its_own_and_counts_as_spent(tmp_path: Path, api: FakeModel) -> None:
+    """It was to be passed on, and a held token's API is passed nothing but look-ups: every create got 404."""
+    policy = {"mode": "observe", "price_per_second": 1000.0}
+    async with opened(tmp_path / "data", api, policy=[policy]) as door:
+        mine = await token_for(door, "mine", spend_per_day=1.0)
+        made = await door.create(mine)
+        assert (made.status_code, made.json()["status"]) == (201, "succeeded")
+        assert "observe" in made.headers["cache-status"]
+        assert (await door.ask(mine, "GET", f"/v1/predictions/{made.json()['id']}")).status_code == 200
+        assert (await door.create(mine)).status_code == 402
+        assert api.counters()["creates"] == 1
 
 
 async def test_two_tokens_share_no_hit_no_prediction_and_no_list(door: Door) -> None:
@@ -210,6 +230,21 @@ async def test_field_that_only_the_api_understands_is_refused(door: Door) -> Non
     assert refused.status_code == 422
     assert "priority" in refused.json()["detail"]
     assert door.api.counters()["creates"] == 0
+
+
+async def test_request_that_is_only_observed_is_a_run_that_its_client_can_read(tmp_path: Path, api: FakeModel) -> None:
+    """It was passed on as it came, and answered with 404: what the account of the API holds is for no client."""
+    async with opened(tmp_path / "data", api, policy=[{"mode": "observe"}]) as door:
+        mine = await token_for(door, "mine")
+        for verdict in ("would-miss", "would-hit-doubtful"):
+            made = await door.create(mine)
+            assert (made.status_code, made.json()["status"]) == (201, "succeeded")
+            assert made.headers["cache-status"] == f'Hotplate; fwd=bypass; detail="observe {verdict}"'
+            assert (await door.ask(mine, "GET", f"/v1/predictions/{made.json()['id']}")).json()["output"]
+            await door.built.services.observer.drain()
+        assert api.counters()["creates"] == 2, "nothing is answered from the cache"
+        assert door.built.services.observer.report()["verdicts"]["would-hit-doubtful"] == 1
+        assert (await door.create(mine, secret="no such field")).status_code == 422
 
 
 async def test_webhook_secret_is_each_token_s_own(door: Door) -> None:

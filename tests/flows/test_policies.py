@@ -31,6 +31,14 @@ name = "pool"
 seedless = "pool:3"
 
 [[policy]]
+name = "fill"
+mode = "write_only"
+
+[[policy]]
+name = "anew"
+mode = "refresh"
+
+[[policy]]
 name = "strict"
 forbid = ["no-store", "pool", "namespace"]
 
@@ -95,6 +103,16 @@ def test_cache_control_of_a_create_decides(pair: Pair, directive: str, is_hit: b
     last = pair.post(PIXEL, given)
     assert "; hit" in last.headers["cache-status"]
     assert files(last.json()) == (files(answer.json()) if is_replaced else first)
+
+
+@pytest.mark.parametrize("profile", ["fill", "anew"])
+def test_run_that_the_policy_wants_is_not_said_to_be_the_requests_wish(pair: Pair, profile: str) -> None:
+    """``write_only`` told every client that it had asked for a new run itself."""
+    path, given = f"/@{profile}{PIXEL}", ask(f"by policy {profile}")
+    for headers, why in (({}, "bypass"), ({"Cache-Control": "no-cache"}, "request")):
+        answer = pair.post(path, given, **headers)
+        assert answer.headers["cache-status"] == f"Hotplate; fwd={why}; stored; detail=warm"
+    assert creates(pair) == 2
 
 
 def test_directives_in_several_lines_are_one_list(pair: Pair) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from proxy.app import build_application
 from proxy.logs import RequestLog
-from proxy.settings import CogUpstreamSettings, LimitSettings, ReplicateUpstreamSettings, Settings, UpstreamSettings
+from proxy.settings import LimitSettings, Settings
+from proxy.upstream_settings import CogUpstreamSettings, ReplicateUpstreamSettings, UpstreamSettings
 from tests.fakes.cog_server import FakeCog, cog_servers, until
 from tests.fakes.faulty_api import faulty_api
 

@@ -7,6 +7,7 @@ import os
 import signal
 import ssl
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -87,6 +88,13 @@ def ledger(proxy: ProxyProcess, kind: str) -> dict[str, float]:
     return line
 
 
+@pytest.fixture
+def near() -> Iterator[Path]:
+    """A folder whose path is short enough for the sockets of several processes to lie in it."""
+    with tempfile.TemporaryDirectory(prefix="hp-") as name:
+        yield Path(name)
+
+
 def given(prompt: str) -> dict[str, Any]:
     return {"input": {"prompt": prompt, "seed": 1}}
 
@@ -105,8 +113,8 @@ def hits_of_every_edge(
     return found
 
 
-def test_two_workers_serve_one_cache_and_end_together(tmp_path: Path) -> None:
-    with fake_model() as api, running_proxy(tmp_path / "data", config(api, workers(2))) as proxy:
+def test_two_workers_serve_one_cache_and_end_together(near: Path) -> None:
+    with fake_model() as api, running_proxy(near / "data", config(api, workers(2))) as proxy:
         pair = Pair(api, proxy)
         miss = pair.post(PIXEL, given("first"))
         assert "; stored" in miss.headers["cache-status"]
@@ -249,9 +257,9 @@ def ended(pair: Pair, prediction_id: str) -> dict[str, Any]:
 
 @slow
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGKILL], ids=lambda one: one.name)
-def test_no_process_is_left_behind(tmp_path: Path, ending: signal.Signals) -> None:
+def test_no_process_is_left_behind(near: Path, ending: signal.Signals) -> None:
     with fake_model() as api:
-        proxy = start_proxy(tmp_path / "data", config(api, workers(2)))
+        proxy = start_proxy(near / "data", config(api, workers(2)))
         pair = Pair(api, proxy)
         api.hold()
         begun = pair.post(PIXEL, given(f"under way at {ending.name}"), Prefer="respond-async").json()
@@ -265,9 +273,9 @@ def test_no_process_is_left_behind(tmp_path: Path, ending: signal.Signals) -> No
         assert time.monotonic() - began_at < 15
         assert wait_until_gone(children, 0.5) == set()
         api.release()
-        with running_proxy(tmp_path / "data", config(api, workers(2))) as again:
+        with running_proxy(near / "data", config(api, workers(2))) as again:
             assert ended(Pair(api, again), begun["id"])["status"] == "succeeded"
-        assert list((tmp_path / "data").glob("workers.*")) == []
+        assert list((near / "data").glob("workers.*")) == []
         assert api.counters()["creates"] == 1
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from proxy.building import _is_told
-from proxy.settings import PublicSettings, ReplicateUpstreamSettings, Settings
+from proxy.settings import PublicSettings, Settings
+from proxy.upstream_settings import ReplicateUpstreamSettings
 
 
 @pytest.mark.parametrize(

@@ -368,6 +368,14 @@ def test_wrong_way_to_let_people_in_is_one_line(text: str, says: str) -> None:
     assert "r8_held" not in said
 
 
+@pytest.mark.parametrize("price", ["price_per_second", "price_per_output"])
+def test_price_that_nobody_would_look_at_is_one_line(price: str) -> None:
+    """A profile's own price was taken and then ignored, and with it what a token may spend in a day."""
+    assert loaded(f'[[policy]]\n{price} = 0.5\n[[policy]]\nname = "fresh"').policy
+    said = complaint(f'[[policy]]\nname = "fresh"\n{price} = 0.5')
+    assert said == f"policy.0.{price}: must stand in a policy without a name"
+
+
 def test_right_ways_to_let_people_in() -> None:
     assert loaded(f'auth.mode = "gateway"\npublic.host = "0.0.0.0"\n{HELD}').auth.mode == "gateway"
     assert loaded(f'auth.mode = "open"\n{HELD}').auth.mode == "open"

@@ -3,7 +3,7 @@ from __future__ import annotations
 import hashlib
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from proxy.core.multipart import MAX_FIELD_BYTES, MAX_PARTS, UploadReader, frame_upload, parse_boundary
@@ -36,6 +36,7 @@ CONTENT = part("content", b"\x89PNG", '; filename="a cat.png"', "Content-Type: i
 @given(st.binary(max_size=300), st.integers(1, 40))
 def test_content_is_found_however_the_body_is_cut(data: bytes, piece_bytes: int) -> None:
     tricky = data + f"\r\n--{BOUNDARY[:-1]}".encode() + data
+    assume(f"\r\n--{BOUNDARY}".encode() not in tricky)  # what would end the part stands in no honest one
     reader, found = read(body(part("metadata", b"{}"), part("content", tricky), part("type", b"x/y")), piece_bytes)
     assert found == tricky
     assert reader.is_sound

@@ -18,12 +18,13 @@ from proxy.engine.books import NOBODY, OTHER, Books
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.rows import RowWriter
-from proxy.upstreams.base import ModelDescription, ModelTarget, Outcome
+from proxy.upstreams.base import Job, ModelDescription, ModelTarget, Outcome, Progress
 from storage.digest import Scope
 from storage.errors import StorageUnavailable
 from tests.fakes.clock import ManualClock
 from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
 from tests.fakes.stores import MemoryKeyValue
+from tests.fakes.upstreams import DELIVERY
 
 pytestmark = pytest.mark.anyio
 
@@ -139,6 +140,72 @@ class TestPredictions:
         await engine.coalescer.drain(5)
         assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
 
+    async def test_run_that_is_cancelled_while_its_files_are_taken_in_is_paid_for_and_kept(self) -> None:
+        """Under load that took a second; the run was counted as cancelled, and what it gave was thrown away."""
+        engine = Engine(price=PRICE)
+        arrived, opened, ingest = asyncio.Event(), asyncio.Event(), engine.ingestor.ingest
+
+        async def slow(*given: Any, **more: Any) -> Any:
+            arrived.set()
+            await opened.wait()
+            return await ingest(*given, **more)
+
+        engine.ingestor.ingest = slow  # type: ignore[method-assign]
+        entry = await engine.create()
+        assert isinstance(entry, Running)
+        await arrived.wait()
+        shown = await engine.predictor.cancel(entry.id, entry.scope)
+        opened.set()
+        await engine.coalescer.drain(5)
+        assert shown is not None
+        assert shown.status == "canceled"
+        assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
+        assert isinstance(await engine.create(), Hit)
+
+    async def test_run_whose_result_cannot_be_taken_in_is_counted_as_the_upstream_ended_it(self) -> None:
+        engine = Engine(price=PRICE)
+
+        async def broken(*given: Any, **more: Any) -> Any:
+            raise RuntimeError("no")
+
+        engine.ingestor.ingest = broken  # type: ignore[method-assign]
+        engine.upstream.answer = lambda job: [f"{DELIVERY}/out-0.png"] * 3
+        await engine.run()
+        assert counted(engine) == {"made_succeeded": Line(1, 2.5, pytest.approx(0.325))}
+
+    async def test_cancellation_that_is_not_heard_when_the_proxy_stops_is_left_to_the_next_process(self) -> None:
+        engine = Engine()
+        (first,) = await held(engine, TOKEN)
+        silent = asyncio.Event()
+
+        async def run(job: Job, report: Any) -> Any:
+            report(Progress("processing", engine.clock(), upstream_id="up-9"))
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                await silent.wait()  # the API does not answer
+                raise
+
+        engine.upstream.run = run  # type: ignore[method-assign]
+        other = await engine.create({"prompt": "a grey goose"})
+        assert isinstance(other, Running)
+        await engine.predictor.cancel(other.id, other.scope)
+        await asyncio.sleep(0)
+        await engine.coalescer.drain(0)
+        await engine.journal.drain()
+        assert numbers(engine) == {}
+        again = await engine.restarted()
+        again.upstream.gate = asyncio.Event()
+        again.upstream.gate.set()
+        await again.resumption.resume()
+        await again.coalescer.drain(5)
+        assert sorted(again.upstream.adopted) == ["up-1", "up-9"]
+        assert sum(numbers(again).values()) == 2
+        view = await again.views.find(other.id, other.scope)
+        assert view is not None
+        assert view.status == "canceled"
+        assert first.scope == other.scope
+
     async def test_run_that_was_lost_is_a_failed_one(self) -> None:
         engine = Engine()
         engine.upstream.breakdown = UpstreamUnavailable("lost")
@@ -155,6 +222,17 @@ class TestPredictions:
         await asyncio.gather(*asked, return_exceptions=True)
         await engine.coalescer.drain(5)
         assert numbers(engine) == {"refused": 3}
+
+    async def test_request_is_refused_where_the_upstream_cannot_even_say_what_would_run(self) -> None:
+        engine = Engine()
+
+        async def away(*_: object) -> ModelDescription:
+            raise UpstreamUnavailable("away")
+
+        engine.upstream.describe = away  # type: ignore[method-assign]
+        with pytest.raises(UpstreamUnavailable):
+            await engine.create()
+        assert numbers(engine) == {"refused": 1}
 
     async def test_result_that_was_stored_meanwhile_is_a_hit_for_all_who_led_and_followed(self) -> None:
         engine = Engine(price=PRICE)
@@ -261,19 +339,24 @@ class TestPredictions:
         assert numbers(again) == {"made_succeeded": 1, "shared": 1, "repeat": 1}
         assert first.scope == second.scope
 
-    async def test_run_whose_result_a_former_process_stored_is_not_counted_again(self) -> None:
+    async def test_run_whose_result_was_stored_right_before_a_kill_is_counted_by_the_next_process(self) -> None:
+        """It was taken for counted, but what is counted is written after the row of the run is gone."""
         engine = Engine()
         first, _ = await held(engine, TOKEN, TOKEN)
         await engine.journal.drain()
         rows = dict(engine.ledger._values)
         await let_go(engine, first)
         await engine.journal.drain()
-        engine.ledger._values.update(rows)  # killed before the rows went
+        engine.ledger._values.clear()
+        engine.ledger._values.update(rows)  # killed before the row of the run went, and so before the sums were written
         again = await engine.restarted()
+        await again.books.open()
         await again.resumption.resume()
         await again.coalescer.drain(5)
-        assert numbers(engine) == {"made_succeeded": 1, "shared": 1, "repeat": 1}
-        assert numbers(again) == {}
+        assert again.upstream.adopted == []
+        assert numbers(again) == {"made_succeeded": 1, "shared": 1, "repeat": 1}
+        assert counted(again)["made_succeeded"].seconds == counted(engine)["made_succeeded"].seconds
+        await again.books.aclose()
 
 
 @asynccontextmanager
@@ -334,6 +417,26 @@ class TestRows:
             rows.failure = None
         async with opened(rows, clock) as made:
             assert (await all_of(made))["hit"][0] == 3
+
+    async def test_rows_wait_for_what_others_write_once_and_not_each(
+        self, rows: MemoryKeyValue, clock: ManualClock
+    ) -> None:
+        writer, put = RowWriter(rows), rows.put
+        order: list[str] = []
+
+        async def noted(name: str, value: bytes, ttl_s: float | None = None) -> None:
+            order.append(name.partition(":")[0])
+            if name.startswith("money:"):
+                writer.put("other:1", b"", 60.0)
+            await put(name, value, ttl_s)
+
+        made = Books(writer, lambda upstream, model: PRICE, clock)
+        for model in ("a/a", "b/b", "c/c"):
+            made.hit("replicate", model, SCOPE, 1.0, 1)
+        rows.put = noted  # type: ignore[method-assign]
+        await made.aclose()
+        await writer.drain()
+        assert order == ["money"] * 3 + ["other"] * 3
 
     async def test_days_are_kept_apart_and_read_back(self, rows: MemoryKeyValue, clock: ManualClock) -> None:
         async with opened(rows, clock) as made:

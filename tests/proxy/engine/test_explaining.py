@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -58,6 +59,18 @@ async def test_pool_is_explained_place_by_place() -> None:
     assert (await engine.explainer.explain(engine.request()))["would"] == "hit"
 
 
+@pytest.mark.parametrize("scope", ["token", "shared"])
+async def test_what_is_stored_is_seen_whoever_shares_it(scope: str) -> None:
+    """It was looked for among the results of the caller's account alone, and every other hit was foretold as a miss."""
+    engine = Engine(policies=[Policy(scope=scope)])
+    await engine.run()
+    told = await engine.explainer.explain(engine.request())
+    assert (told["would"], told["is_stored"]) == ("hit", True)
+    assert isinstance(await engine.create(), Hit)
+    other = await engine.explainer.explain(engine.request(token=OTHER_TOKEN))
+    assert other["would"] == ("hit" if scope == "shared" else "miss")
+
+
 async def test_wishes_of_the_request_are_shown_as_they_are_understood() -> None:
     engine = Engine()
     told = await engine.explainer.explain(engine.request(cache_control="max-age=0, max-stale"))
@@ -86,6 +99,56 @@ async def test_secrets_and_tokens_are_not_shown() -> None:
         assert "secret" not in text
         assert TOKEN not in text
     assert made_request.scope.hex() not in repr(told), "a scope is shown by its beginning"
+
+
+async def test_past_prediction_hides_what_its_model_calls_secret() -> None:
+    """Its name did not give it away, and the model's document was not asked."""
+    engine = Engine()
+    fields = {"cookie": {"type": "string", "x-cog-secret": True}}
+    document: JsonObject = {"components": {"schemas": {"Input": {"properties": fields}}}}
+    engine.upstream.description = replace(engine.upstream.description, openapi=document)
+    made = await engine.run({"prompt": "x", "cookie": "crumbs"})
+    for process in (engine, await engine.restarted()):
+        process.upstream.description = engine.upstream.description
+        told = await process.past.explain(made.id)
+        assert told["input"]["prompt"] == "x"
+        assert "crumbs" not in repr(told)
+
+
+async def test_past_prediction_says_its_place_in_the_pool_and_which_policy_holds_now() -> None:
+    engine = Engine(policies=[Policy(models=("acme/*",), pool=2)])
+    places = {(await engine.past.explain((await engine.run()).id))["pool"] for _ in range(2)}
+    assert places == {"1/2", "2/2"}
+    hit = await engine.create()
+    assert isinstance(hit, Hit)
+    told = await engine.past.explain(hit.id)
+    assert told["policy_now"] == "policy 1, of no profile, is the first that matches acme/pixel: acme/*"
+
+
+async def test_past_result_says_by_which_policy_and_wishes_it_was_made_also_after_a_restart() -> None:
+    policy = Policy(name="blue", models=("acme/*",), ignore=frozenset({"request_id"}))
+    engine = Engine(policies=[policy])
+    made = await engine.run(controls=Controls(profile="blue", namespace="team", key="variant B"))
+    expected = {
+        "policy": ["acme/*"],
+        "profile": "blue",
+        "mode": "on",
+        "scope": "account",
+        "ignore": ["request_id"],
+        "namespace": "team",
+        "extra": "variant B",
+    }
+    assert (await engine.past.explain(made.id))["made_by"] == expected
+    again = await engine.restarted(policies=[])
+    assert (await again.past.explain(made.id))["made_by"] == expected
+
+
+async def test_only_if_cached_under_observe_is_refused_where_nothing_is_passed_on() -> None:
+    engine = Engine(policies=[Policy(mode="observe")])
+    wants_no_run = engine.request(cache_control="only-if-cached")
+    assert (await engine.explainer.explain(wants_no_run))["would"] == "bypass"
+    engine.upstream.kind = "cog"
+    assert (await engine.explainer.explain(wants_no_run))["would"].startswith("error")
 
 
 async def test_two_requests_differ_by_their_inputs_and_wishes_or_have_one_key() -> None:

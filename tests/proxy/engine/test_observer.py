@@ -13,6 +13,7 @@ from proxy.core.observing import SILENT_S, Doubt, Verdict
 from proxy.core.policy import Cached, Policy
 from proxy.core.predictions import Status
 from proxy.engine.observer import Observer
+from proxy.engine.policies import price_of
 from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create
@@ -37,6 +38,7 @@ class Stand:
             self.engine.preparation,
             lambda verdict, doubts: self.verdicts.append((verdict, doubts)),
             lambda seconds, money: self.savings.append((seconds, money)),
+            lambda upstream, model: price_of(self.engine.desk.book, model),
             self.engine.clock,
             lambda *told: self.books.append(told),
         )

@@ -410,10 +410,12 @@ async def test_look_for_a_hit_alone_makes_no_run() -> None:
     engine = engine_with(WINDOWS)
     assert await engine.predictor.find_hit(engine.request(FOX)) is None
     first = await made(engine)
-    engine.clock.advance(120)
+    engine.clock.advance(50)
     hit = await engine.predictor.find_hit(engine.request(FOX))
     assert hit is not None
     assert picture(hit) == first
+    engine.clock.advance(70)
+    assert await engine.predictor.find_hit(engine.request(FOX)) is None, "what needs a run behind it is no hit alone"
     await asyncio.sleep(0.01)
     assert len(engine.upstream.jobs) == 1
 

@@ -19,6 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from proxy.core.cache_control import parse_cache_control
 from proxy.core.controls import Controls
+from proxy.core.entitlement import Visitor
 from proxy.core.errors import Forbidden, HotplateError, NotCached, UpstreamRefused
 from proxy.core.policy import Policy, PolicyBook
 from proxy.core.predictions import Prediction
@@ -27,7 +28,7 @@ from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.policy_settings import PolicySettings
 from proxy.routes.predictions import _cache_status, _hit_status
-from proxy.upstreams.base import ModelDescription, ModelTarget
+from proxy.upstreams.base import Credential, ModelDescription, ModelTarget
 from storage.digest import PredictionKey
 from tests.fakes.engine import OTHER_TOKEN, TOKEN, Engine
 from tests.fakes.held_upstream import Ending, HeldUpstream, Service
@@ -61,6 +62,7 @@ _FIELDS: dict[str, list[Any]] = {
     "seedless": [None] * 5 + ["bypass", "pool:2", "pool:2", "pool:3"],
     "random_seeds": [None, None, [0, -1], []],
     "cache_text": [None, "on", "off"],
+    "scope": [None] * 4 + ["shared", "shared", "token"],
     "forbid": [None] * 10
     + [["no-cache", "max-age"], ["no-store"], ["only-if-cached", "pool"], ["namespace", "key"], ["max-stale"]],
 }
@@ -315,10 +317,11 @@ class PolicyMachine(RuleBasedStateMachine):
         assert hit.ttl_s == self.rules.lifetime_s(plan) - age_s
         assert hit.grade == ("if-error" if is_stand_in else self.rules.good_for(place, plan))
         status = "Hotplate; hit" + (f"; ttl={math.floor(hit.ttl_s)}" if hit.ttl_s < math.inf else "")
+        stale = {"fresh": "", "revalidate": "revalidating", "if-error": "stale-if-error"}[hit.grade]
         if len(plan["places"]) > 1:
-            status += f'; detail="pool {place[1] + 1}/{len(plan["places"])}"'
-        elif hit.grade != "fresh":
-            status += "; detail=" + ("revalidating" if hit.grade == "revalidate" else "stale-if-error")
+            status += f'; detail="pool {place[1] + 1}/{len(plan["places"])}{stale and ", "}{stale}"'
+        elif stale:
+            status += f"; detail={stale}"
         assert _hit_status(hit).decode() == status
         if not is_stand_in and self.rules.refreshes(place, plan):
             self.rules.asked += 1
@@ -350,7 +353,7 @@ class PolicyMachine(RuleBasedStateMachine):
         flight = self.rules.began(run, plan, place)
         assert (entry.flight.key is not None) is flight["joins"]
         flight["waits"].add(entry.id)
-        assert _cache_status(entry, None) == self.miss_status(plan, place, "")
+        assert _cache_status(entry, None, wants_new=wants_new(plan)) == self.miss_status(plan, place, "")
 
     def check_join(self, plan: Doc, entry: Running, places: list[Place]) -> None:
         place = self.place_of(plan, entry.member)
@@ -359,7 +362,7 @@ class PolicyMachine(RuleBasedStateMachine):
         assert entry.is_follower
         assert run == self.run_of(entry)
         self.rules.flights[run]["waits"].add(entry.id)
-        assert _cache_status(entry, None) == self.miss_status(plan, place, "; collapsed")
+        assert _cache_status(entry, None, wants_new=wants_new(plan)) == self.miss_status(plan, place, "; collapsed")
 
     @staticmethod
     def miss_status(plan: Doc, place: Place | None, collapsed: str) -> str:
@@ -368,7 +371,8 @@ class PolicyMachine(RuleBasedStateMachine):
         assert place is not None
         size = len(plan["places"])
         where = f'; detail="pool {place[1] + 1}/{size}"' if size > 1 else ""
-        return f"Hotplate; fwd={'miss' if plan['shares'] else 'request'}{collapsed}{where}"
+        why = "miss" if plan["looks"] else "request" if wants_new(plan) else "bypass"
+        return f"Hotplate; fwd={why}{collapsed}{where}"
 
     # -- time, ends, faults -------------------------------------------------------------------------------
 
@@ -404,9 +408,12 @@ class PolicyMachine(RuleBasedStateMachine):
     def flight(self, which: int) -> int:
         return sorted(self.rules.flights)[which % len(self.rules.flights)]
 
+    def visitor(self, token: str) -> Visitor:
+        return self.do(self.engine.gatekeeper.recognise(self.engine.upstream, Credential(TOKENS[token])))
+
     def find(self, prediction_id: str, token: str) -> Prediction | None:
-        scope = self.engine.request(token=TOKENS[token]).scope
-        return self.do(self.engine.views.find(prediction_id, scope))
+        visitor = self.visitor(token)
+        return self.do(self.engine.views.find(prediction_id, visitor.owner, visitor.entitled))
 
     def check_end(self, prediction_id: str, number: int, how: Ending) -> None:
         run, token = self.service.runs[number], self.told[prediction_id][1]
@@ -444,11 +451,10 @@ class PolicyMachine(RuleBasedStateMachine):
             return
         prediction_id = sorted(flight["waits"])[who % len(flight["waits"])]
         token = self.told[prediction_id][1]
-        stranger = self.engine.request(token=TOKENS["other" if token == "mine" else "mine"]).scope
-        assert self.do(self.engine.predictor.cancel(prediction_id, stranger)) is None
-        prediction = self.do(
-            self.engine.predictor.cancel(prediction_id, self.engine.request(token=TOKENS[token]).scope)
-        )
+        stranger, visitor = self.visitor("other" if token == "mine" else "mine"), self.visitor(token)
+        cancel = self.engine.predictor.cancel
+        assert self.do(cancel(prediction_id, stranger.owner, stranger.entitled)) is None
+        prediction = self.do(cancel(prediction_id, visitor.owner, visitor.entitled))
         assert prediction is not None
         assert prediction.status == "canceled"
         self.canceled.add(prediction_id)
@@ -550,6 +556,11 @@ class PolicyMachine(RuleBasedStateMachine):
         else:
             self.engine.blobs.lose(run.digest)
         del self.rules.stored[place]
+
+
+def wants_new(plan: Doc) -> bool:
+    """Whether the request itself demands a new run."""
+    return "no-cache" in plan["request"]["cc"] or plan["request"]["cc"].get("max-age") == 0
 
 
 def policies(book: list[Doc]) -> list[Policy]:

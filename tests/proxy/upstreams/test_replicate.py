@@ -777,6 +777,7 @@ class TestCancelling:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("proxy.upstreams.replicate.CANCEL_TIMEOUT_S", 0.05)
+        monkeypatch.setattr("proxy.upstreams.replicate.WITHDRAWAL_S", 0.05)
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         script = Script(create=answer)
         upstream = scripted(script)
@@ -793,6 +794,7 @@ class TestCancelling:
 
     async def test_closing_does_not_wait_for_ever(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("proxy.upstreams.replicate.CANCEL_TIMEOUT_S", 0.05)
+        monkeypatch.setattr("proxy.upstreams.replicate.WITHDRAWAL_S", 0.05)
         script = Script(create=asyncio.get_running_loop().create_future())
         upstream = scripted(script)
         task = asyncio.create_task(upstream.run(make_job(), lambda _: None))
@@ -825,6 +827,38 @@ class TestCancelling:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert [(end.status, end.metrics["predict_time"]) for end in ends] == told
+
+    @pytest.mark.parametrize("trouble", [httpx.ReadTimeout("slow"), httpx.Response(503)])
+    async def test_cancellation_that_was_not_heard_is_said_again(self, trouble: object) -> None:
+        """On a busy machine one was lost: the run went on to its end, and was paid for."""
+        script = Script(prediction("processing"))
+        script.cancels = [trouble, trouble, prediction("canceled", metrics={"predict_time": 0.75})]
+        ends: list[Outcome] = []
+        begun = asyncio.Event()
+        task = asyncio.create_task(
+            scripted(script).run(replace(make_job(), tell_end=ends.append), lambda _: begun.set())
+        )
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert script.count("POST", "/cancel") == 3
+        assert [end.status for end in ends] == ["canceled"]
+
+    async def test_end_of_a_cancelled_run_that_is_told_later_is_looked_for(self) -> None:
+        script = Script(prediction("processing"), cancel=prediction("processing"))
+        ends: list[Outcome] = []
+        begun = asyncio.Event()
+        task = asyncio.create_task(
+            scripted(script).run(replace(make_job(), tell_end=ends.append), lambda _: begun.set())
+        )
+        await begun.wait()
+        script.looks = [prediction("processing"), prediction("canceled")]
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert script.count("POST", "/cancel") == 1
+        assert [end.status for end in ends] == ["canceled"]
 
     async def test_run_that_had_ended_is_left_alone(self) -> None:
         script = Script(create=prediction("succeeded", data_removed=True))
