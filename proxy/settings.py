@@ -236,8 +236,8 @@ class LimitSettings(Section):
     max_connections: int = Field(
         default=10_000,
         ge=1,
-        description="Most connections that a listener has open; one more is answered 503 and closed. Fewer where the "
-        "process may not open so many files.",
+        description="Most connections that a listener has open, in each of several workers; one more is answered 503 "
+        "and closed. Fewer where the process may not open so many files.",
     )
     head_timeout_s: float = Field(
         default=15.0, gt=0, le=3600, description="Seconds that a request's line and headers may take."

@@ -49,6 +49,9 @@ STEADY_S = 10.0
 MAX_SOCKET_PATH = 100
 """The kernel takes 107 characters, 103 on macOS."""
 
+TEMPORARY_PREFIX = "hotplate."
+"""How the folder for sockets is called where the data's path is too long for them."""
+
 _FAILURES: dict[str, type[Exception]] = {
     failure.__name__: failure for failure in (SettingsError, StorageError, StorageRefused, StorageUnavailable)
 }
@@ -72,6 +75,7 @@ async def serve_workers(settings: Settings) -> None:
         for listener in (public_socket, admin_socket):
             listener.close()
         shutil.rmtree(folder, ignore_errors=True)
+        _sweep(settings.data_dir)
         _log.info("stopped")
 
 
@@ -278,21 +282,31 @@ def _fail(role: Role, line: bytes) -> NoReturn:
 
 
 def _socket_folder(data_dir: Path) -> Path:
-    """A fresh folder for this proxy's own sockets, closed to others; beside the data where the path is short enough."""
+    """A fresh folder for this proxy's own sockets, closed to others; beside the data where the path is short enough.
+
+    Else it is a temporary one, and a link beside the data says where, for whoever sweeps after a kill.
+    """
     _sweep(data_dir)
     folder = tempfile.mkdtemp(prefix=f"workers.{os.getpid()}.", dir=data_dir)
     if len(folder) + len("/channel") > MAX_SOCKET_PATH:
         os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="hotplate.")
+        link, folder = folder, tempfile.mkdtemp(prefix=TEMPORARY_PREFIX)
+        os.symlink(folder, link)
     return Path(folder)
 
 
 def _sweep(data_dir: Path) -> None:
-    """Remove the folders of proxies that were killed."""
+    """Remove the folders of proxies that are no more, and links to such."""
     for left in data_dir.glob("workers.*"):
         pid = left.name.split(".")[1]
-        if not (pid.isdigit() and _is_alive(int(pid))):
-            shutil.rmtree(left, ignore_errors=True)
+        folder = left.resolve() if left.is_symlink() else left
+        if pid.isdigit() and _is_alive(int(pid)) and folder.exists():
+            continue
+        if left.is_symlink():
+            left.unlink(missing_ok=True)
+            if not folder.name.startswith(TEMPORARY_PREFIX):
+                continue  # we made no such link
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_alive(pid: int) -> bool:

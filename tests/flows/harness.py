@@ -25,7 +25,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 
 WORKERS = os.environ.get("TEST_WORKERS")
-"""How many workers every proxy gets, where that is said: the flows are to look the same with several."""
+"""How many workers a proxy gets whose test does not say: the flows are to look the same with several."""
 
 README_MODEL = "black-forest-labs/flux-schnell"
 
@@ -118,7 +118,7 @@ def start_proxy(
     log_file = data_dir.parent / f"{data_dir.name}-{secrets.token_hex(4)}.log"
     bare = {name: value for name, value in os.environ.items() if not name.startswith(("HOTPLATE_", "REPLICATE_"))}
     own = {"HOTPLATE_DATA_DIR": str(data_dir), "HOTPLATE_LOG__FORMAT": "json"}
-    if WORKERS is not None:
+    if WORKERS is not None and "[workers]" not in config:
         own["HOTPLATE_WORKERS__COUNT"] = WORKERS
     with log_file.open("wb") as stderr:
         process = subprocess.Popen(

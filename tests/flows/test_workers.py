@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from loadtests.fake_model.process import ALICE, BOB, fake_model
+from tests.flows.edges import answering, is_hit
 from tests.flows.harness import (
     README_MODEL,
     SMALL,
@@ -35,9 +36,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 BACK_S = 30.0
 """What a killed process may take to be back on a busy machine."""
-
-ACT_S = 1.0
-"""In this time what the core knows acts in every edge."""
 
 
 def workers(count: int) -> str:
@@ -88,15 +86,6 @@ def ledger(proxy: ProxyProcess, kind: str) -> dict[str, float]:
     report = httpx.get(f"{proxy.admin_url}/_hotplate/stats", trust_env=False).json()
     line: dict[str, float] = report["all"]["kinds"][kind]
     return line
-
-
-def is_hit(answer: httpx.Response) -> bool:
-    return answer.headers.get("cache-status", "").startswith("Hotplate; hit")
-
-
-def answering(answer: httpx.Response) -> str:
-    """Which process has answered: each begins its request ids with letters of its own."""
-    return answer.headers["x-request-id"].partition("-")[0]
 
 
 @pytest.fixture
@@ -264,85 +253,6 @@ def ended(pair: Pair, prediction_id: str) -> dict[str, Any]:
             return prediction
         time.sleep(0.05)
     raise AssertionError(f"it did not end: {prediction}")
-
-
-@slow
-def test_replaced_result_is_served_by_no_edge_any_more(pair: Pair) -> None:
-    former = pair.post(PIXEL, given("replaced")).json()
-    hits_of_every_edge(pair, given("replaced"), 4)
-    pair.api.publish_version("acme/pixel")
-    anew = pair.post(PIXEL, given("replaced"), **{"Cache-Control": "no-cache"}).json()
-    acted_at = time.monotonic()
-    assert anew["output"] != former["output"]
-    late = [0.0]
-    while time.monotonic() < acted_at + 2 * ACT_S:
-        answer = pair.post(PIXEL, given("replaced"))
-        assert is_hit(answer)
-        if answer.json()["output"] != anew["output"]:
-            late.append(time.monotonic() - acted_at)
-    assert max(late) < ACT_S
-    assert {tuple(hit.json()["output"]) for hit in hits_of_every_edge(pair, given("replaced"), 4).values()} == {
-        tuple(anew["output"])
-    }
-
-
-@slow
-def test_refused_credential_has_no_hit_at_any_edge(pair: Pair) -> None:
-    pair.post(PIXEL, given("for the accepted"), token=BOB)
-    hits_of_every_edge(pair, given("for the accepted"), 4, token=BOB)
-    pair.api.fault("status", on="account", status=401, times=0)
-    pair.api.fault("status", on="create", status=401, is_handled=False)
-    assert pair.post(PIXEL, given("new"), token=BOB).status_code == 401
-    acted_at = time.monotonic()
-    late = [0.0]
-    while time.monotonic() < acted_at + 2 * ACT_S:
-        answer = pair.post(PIXEL, given("for the accepted"), token=BOB)
-        if answer.status_code != 401:
-            late.append(time.monotonic() - acted_at)
-    assert max(late) < ACT_S
-    pair.api.reset()
-    assert is_hit(pair.post(PIXEL, given("for the accepted"), token=BOB))
-
-
-def hits_after(pair: Pair, document: dict[str, Any], seconds: float) -> list[float]:
-    """When creates were still answered by hits, in seconds from now."""
-    began_at, late = time.monotonic(), [0.0]
-    while time.monotonic() < began_at + seconds:
-        asked_at = time.monotonic() - began_at
-        if is_hit(pair.post(PIXEL, document)):
-            late.append(asked_at)
-    return late
-
-
-@slow
-def test_operators_hands_reach_every_edge(pair: Pair) -> None:
-    def order(path: str, **document: Any) -> None:
-        url = f"{pair.proxy.admin_url}/_hotplate/{path}"
-        assert httpx.post(url, json=document, timeout=30, trust_env=False).status_code == 200
-
-    pair.post(PIXEL, given("purged"))
-    hit = next(iter(hits_of_every_edge(pair, given("purged"), 4).values()))
-    order("bypass", on=True)
-    assert max(hits_after(pair, given("purged"), ACT_S)) < ACT_S / 2
-    os.kill(core_pid(pair.proxy), signal.SIGKILL)
-    assert not is_hit(pair.post(PIXEL, given("purged"))), "a core that is started anew keeps to it"
-    order("bypass", on=False)
-    hits_of_every_edge(pair, given("purged"), 4)
-    runs = pair.api.counters()["creates"]
-    order("purge", id=[hit.json()["id"]])
-    assert not is_hit(pair.post(PIXEL, given("purged")))
-    assert pair.api.counters()["creates"] == runs + 1
-    config_file = pair.proxy.data_dir.parent / f"{pair.proxy.data_dir.name}.toml"
-    before = config_file.read_text(encoding="utf-8")
-    hits_of_every_edge(pair, given("purged"), 4)
-    try:
-        config_file.write_text(before + '[[policy]]\nmode = "refresh"\n', encoding="utf-8")
-        pair.proxy.process.send_signal(signal.SIGHUP)
-        assert max(hits_after(pair, given("purged"), 2 * ACT_S)) < ACT_S
-    finally:
-        config_file.write_text(before, encoding="utf-8")
-        order("reload")
-    hits_of_every_edge(pair, given("purged"), 4)
 
 
 @slow

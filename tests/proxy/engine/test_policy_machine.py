@@ -588,7 +588,7 @@ def test_engine_agrees_with_the_model_of_policies() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_hundred_thousand_steps_find_no_disagreement() -> None:
     PolicyMachine.steps = 0
     while PolicyMachine.steps < 100_000:
