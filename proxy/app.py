@@ -13,7 +13,8 @@ from pydantic import ByteSize
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
-from proxy.building import TEMPLATES_SHARE, build_services, build_upstream
+from proxy.building import TEMPLATES_SHARE, build_services
+from proxy.building_upstreams import build_upstream
 from proxy.core.addresses import OUTPUTS_PREFIX
 from proxy.core.errors import NotFound
 from proxy.core.hooks import HOOKS_PATH

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from proxy.core.addresses import AddressBook, StreamBook
 from proxy.core.entitlement import Groups
@@ -32,6 +30,7 @@ from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
+from proxy.engine.lives import Lives
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.observer import Observer
@@ -58,23 +57,14 @@ from proxy.engine.views import Views
 from proxy.engine.webhook_secrets import WebhookSecrets
 from proxy.metrics import Metrics
 from proxy.services import Services
-from proxy.settings import Settings, SettingsError, is_loopback
-from proxy.upstream_settings import (
-    CogUpstreamSettings,
-    LocalUpstreamSettings,
-    ReplicateUpstreamSettings,
-    UpstreamSettings,
-)
-from proxy.upstreams.addresses import is_literal, is_public, parse_origin
+from proxy.settings import Settings
+from proxy.upstreams.addresses import parse_origin
 from proxy.upstreams.base import Credential, Outcome, Upstream
 from proxy.upstreams.catalog import Catalog
-from proxy.upstreams.cog import CogSpec, CogUpstream
 from proxy.upstreams.egress import Egress
-from proxy.upstreams.holding import HoldingUpstream
 from proxy.upstreams.hook_desk import HookDesk
-from proxy.upstreams.local_cog import LocalCog, LocalCogSpec
 from proxy.upstreams.news_desk import NewsDesk
-from proxy.upstreams.replicate import ReplicateSpec, ReplicateUpstream
+from proxy.upstreams.replicate import ReplicateUpstream
 from storage.opening import Storage
 
 TEMPLATES_SHARE = 0.5
@@ -87,12 +77,6 @@ class Edge:
 
     channel: EdgeChannel
     lane: int
-
-
-def demo_model_dir() -> Path:
-    """The demo model: carried in the wheel, or in ``deploy/`` of a checkout."""
-    packaged = Path(__file__).parent / "demo-model"
-    return packaged if packaged.is_dir() else Path(__file__).parent.parent / "deploy" / "demo-model"
 
 
 def build_services(
@@ -244,10 +228,21 @@ def build_services(
         streams=streams,
         now=time.time,
     )
+    lives = Lives(
+        views=views,
+        coalescer=coalescer,
+        recent=recent,
+        journal=journal,
+        ongoing=ongoing,
+        history=history,
+        notices=notices,
+        books=books,
+        now=time.time,
+    )
     predictor = Predictor(
         preparation=preparation,
         lookup=lookup,
-        views=views,
+        lives=lives,
         runs=runs,
         coalescer=coalescer,
         budgets=budgets,
@@ -255,10 +250,7 @@ def build_services(
         gatekeeper=gatekeeper,
         mint=mint,
         recent=recent,
-        journal=journal,
         history=history,
-        ongoing=ongoing,
-        notices=notices,
         books=books,
         now=time.time,
     )
@@ -266,7 +258,7 @@ def build_services(
         ongoing,
         runs,
         coalescer,
-        predictor,
+        lives,
         journal,
         policy_desk,
         {upstream.name: upstream for upstream in catalog.upstreams},
@@ -285,6 +277,7 @@ def build_services(
         policies=policy_desk,
         preparation=preparation,
         predictor=predictor,
+        lives=lives,
         announcements=announcements,
         kill_switch=kill_switch,
         reload=reload,
@@ -350,77 +343,3 @@ def _observe(metrics: Metrics, upstream: str, outcome: Outcome) -> None:
     predict_s = outcome.metrics.get("predict_time")
     seconds = predict_s if isinstance(predict_s, (int, float)) else outcome.completed_at - outcome.started_at
     metrics.observe_run(upstream, outcome.status, float(seconds), outcome.boot_s)
-
-
-def build_upstream(
-    one: UpstreamSettings, settings: Settings, storage: Storage, egress: Egress, desk: NewsDesk, hook_desk: HookDesk
-) -> Upstream:
-    """One model service.
-
-    Raises:
-        SettingsError: a local model's folder holds none.
-    """
-    if isinstance(one, ReplicateUpstreamSettings):
-        api = ReplicateUpstream(
-            ReplicateSpec(
-                name=one.name,
-                base_url=one.base_url,
-                deadline_s=one.deadline_s,
-                output_hosts=one.output_hosts,
-                output_origins=one.output_origins,
-            ),
-            notes=storage.notes,
-            egress=egress,
-            desk=hook_desk if _is_told(one, settings) else None,
-        )
-        return HoldingUpstream(api, one.token.get_secret_value()) if one.token is not None else api
-    if isinstance(one, CogUpstreamSettings):
-        return CogUpstream(
-            CogSpec(
-                name=one.name,
-                urls=one.urls,
-                slots=one.slots,
-                deadline_s=one.deadline_s,
-                queue_limit=one.queue_limit,
-                revision=one.revision,
-                progress_url=one.progress_url,
-                tells_progress=one.live_progress,
-            ),
-            memory=storage.notes,
-            desk=desk,
-        )
-    return LocalCog(
-        _local_spec(one),
-        environments_dir=settings.data_dir / "envs",
-        run_dir=settings.data_dir / "run" / one.name,
-        memory=storage.notes,
-        desk=desk,
-    )
-
-
-def _is_told(one: ReplicateUpstreamSettings, settings: Settings) -> bool:
-    """Whether an API is asked to tell us how runs go: it must be able to reach the public listener."""
-    if one.webhooks != "auto":
-        return one.webhooks == "on"
-    base = urlsplit(settings.public.base_url or "")
-    host = base.hostname or "localhost"
-    return base.scheme == "https" and not is_loopback(host) and (is_public(host) or not is_literal(host))
-
-
-def _local_spec(one: LocalUpstreamSettings) -> LocalCogSpec:
-    model_dir = one.path or demo_model_dir()
-    if not (model_dir / "cog.yaml").is_file():
-        raise SettingsError(f"upstream.{one.name}.path: {model_dir} has no cog.yaml")
-    return LocalCogSpec(
-        name=one.name,
-        model_dir=model_dir,
-        max_copies=one.max_copies,
-        idle_timeout_s=one.idle_timeout_s,
-        boot_deadline_s=one.boot_deadline_s,
-        deadline_s=one.deadline_s,
-        queue_limit=one.queue_limit,
-        revision=one.revision,
-        simulated_download_s=one.simulated_download_s,
-        environment=tuple(sorted(one.environment.items())),
-        tells_progress=one.live_progress,
-    )

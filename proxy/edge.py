@@ -12,7 +12,8 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from proxy.app import own_names
-from proxy.building import TEMPLATES_SHARE, Edge, build_services, build_upstream
+from proxy.building import TEMPLATES_SHARE, Edge, build_services
+from proxy.building_upstreams import build_upstream
 from proxy.core.addresses import OUTPUTS_PREFIX
 from proxy.data_dir import load_secret
 from proxy.engine.edge_channel import EdgeChannel

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
+from proxy.core.entitlement import parse_rule
 from proxy.core.policy import Control, KeepsText, Mode, Policy
 from proxy.settings_types import Section
 from storage.records import JsonObject
@@ -51,7 +53,6 @@ class PolicySettings(Section):
     only: tuple[str, ...] | None = Field(default=None, description="The only input fields that enter the key.")
     seedless: str = Field(
         default="reuse",
-        pattern=r"^(reuse|bypass|pool:([2-9]|[1-9][0-9]|100))$",
         description="Requests without a seed: `reuse` = one answer for all; `bypass` = each is new; `pool:N` = N "
         "different ones are collected before any repeats, then one is chosen at random (2 to 100).",
     )
@@ -72,7 +73,6 @@ class PolicySettings(Section):
     )
     scope: str = Field(
         default="account",
-        pattern=r"^(account|token|shared|group:[a-z0-9][a-z0-9_-]{0,62})$",
         description="Who shares results: `account` = all tokens of an account, `token` = each for itself, "
         "`group:NAME` = the members of a group, `shared` = everybody whom the upstream accepts.",
     )
@@ -84,6 +84,19 @@ class PolicySettings(Section):
         """The table as JSON, from which ``model_validate`` makes it again."""
         table: JsonObject = json.loads(self.model_dump_json())  # endless times have no number in JSON
         return table
+
+    @field_validator("seedless")
+    @classmethod
+    def _is_seedless(cls, value: str) -> str:
+        if not re.fullmatch(r"reuse|bypass|pool:([2-9]|[1-9][0-9]|100)", value):
+            raise ValueError(f"{value!r} must be reuse, bypass or pool:N, N from 2 to 100")
+        return value
+
+    @field_validator("scope")
+    @classmethod
+    def _is_scope(cls, value: str) -> str:
+        parse_rule(value)
+        return value
 
     def policy(self) -> Policy:
         """The policy itself."""

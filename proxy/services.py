@@ -21,6 +21,7 @@ from proxy.engine.history import History
 from proxy.engine.journal import Journal
 from proxy.engine.kill_switch import KillSwitch
 from proxy.engine.listing import Listing
+from proxy.engine.lives import Lives
 from proxy.engine.notices import Notices
 from proxy.engine.observer import Observer
 from proxy.engine.past import Past
@@ -63,6 +64,7 @@ class Services:
     policies: PolicyDesk
     preparation: Preparation
     predictor: Predictor
+    lives: Lives
     announcements: Announcements
     kill_switch: KillSwitch
     reload: Reload

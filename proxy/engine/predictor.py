@@ -7,13 +7,10 @@ model, takes the outputs in, stores the record last, and then everybody hears of
 
 from __future__ import annotations
 
-import asyncio
-import math
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 
 import orjson
 
@@ -30,22 +27,18 @@ from proxy.core.errors import (
 from proxy.core.ids import IdMint, PredictionId
 from proxy.core.policy import Cached, Grade, is_passing
 from proxy.core.pools import Choice, Follow, Lead, MemberState, Serve, choose_member
-from proxy.core.predictions import HitTemplate, Prediction
+from proxy.core.predictions import HitTemplate
 from proxy.core.tally import Tally
-from proxy.core.webhooks import Told, WebhookRequest
 from proxy.engine.books import Books, model_of_record, outputs_of
 from proxy.engine.budgets import RunBudgets, WaitingRoom
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.credentials import Gatekeeper
 from proxy.engine.history import History, Label
-from proxy.engine.journal import Journal
+from proxy.engine.lives import Lives
 from proxy.engine.lookup import Found, Lookup, Member
-from proxy.engine.notices import NOTHING_TOLD, Notices
-from proxy.engine.ongoing import Ongoing, OngoingPrediction
 from proxy.engine.preparation import Preparation
 from proxy.engine.recent import RecentPredictions, Running, weigh
 from proxy.engine.runs import Create, Prepared, Runs, subject_of_run
-from proxy.engine.views import Views, as_canceled
 from storage.digest import PredictionKey, Scope
 from storage.records import ResultRecord
 
@@ -61,10 +54,6 @@ FOLLOWER_TRIES = 3
 
 OF_THE_CALLER = frozenset({401, 402, 403, 429})
 """Statuses of an upstream that are about who asks, and not about what is asked."""
-
-WRITE_WAIT_S = 2.0
-"""Longest that an answer waits for the row without which another process would not know its prediction. A row takes
-milliseconds; a disk that takes longer is not to hold what the model is paid for already."""
 
 
 class _Outdated(Exception):
@@ -99,14 +88,14 @@ class Hit:
 
 
 class Predictor:
-    """Makes predictions and sees to their end, for all upstreams alike; ``Views`` shows them."""
+    """Makes predictions, for all upstreams alike; ``Lives`` sees to their end, and ``Views`` shows them."""
 
     def __init__(
         self,
         *,
         preparation: Preparation,
         lookup: Lookup,
-        views: Views,
+        lives: Lives,
         coalescer: Coalescer,
         budgets: RunBudgets,
         waiting: WaitingRoom,
@@ -114,10 +103,7 @@ class Predictor:
         gatekeeper: Gatekeeper,
         mint: IdMint,
         recent: RecentPredictions,
-        journal: Journal,
-        ongoing: Ongoing,
         history: History,
-        notices: Notices,
         books: Books,
         now: Callable[[], float],
         pick: Callable[[int], int] = random.randrange,
@@ -126,7 +112,7 @@ class Predictor:
         self._books = books
         self._preparation = preparation
         self._lookup = lookup
-        self._views = views
+        self._lives = lives
         self._runs = runs
         self._coalescer = coalescer
         self._budgets = budgets
@@ -134,13 +120,9 @@ class Predictor:
         self._gatekeeper = gatekeeper
         self._mint = mint
         self._recent = recent
-        self._journal = journal
-        self._ongoing = ongoing
         self._history = history
-        self._notices = notices
         self._now = now
         self._pick = pick
-        self._timers: dict[PredictionId, asyncio.TimerHandle] = {}
 
     async def create(self, create: Create, prepared: Prepared | None = None) -> Hit | Running:
         """Answer a create request from the store, or make or join a run.
@@ -183,7 +165,7 @@ class Predictor:
             # A request that wants no run causes none behind its answer either. Source: RFC 9111 section 5.2.1.7.
             if answer.grade == "revalidate" and not prepared.controls.directives.only_if_cached:
                 self._refresh(create, prepared, members[answer.member[0] if answer.member is not None else 0].key)
-            await self._tell_of(answer, create)
+            await self._lives.tell_of(answer.id, answer.record, create)
             return answer
         if prepared.controls.directives.only_if_cached:
             self._books.refused(create.upstream.name, prepared.described, create.scope)
@@ -198,7 +180,7 @@ class Predictor:
             if hit is None:
                 self._books.refused(create.upstream.name, prepared.described, create.scope)
                 raise
-            await self._tell_of(hit, create)
+            await self._lives.tell_of(hit.id, hit.record, create)
             return hit
         given_json = orjson.dumps(create.given)
         entry = Running(
@@ -221,11 +203,7 @@ class Predictor:
             caller=hash(create.credential),
             member=_of_pool(answer.member, members) if answer is not None else None,
         )
-        noted = self._ongoing.joined(_noted(entry)) if not flight.has_ended else None
-        await self.attend(entry, NOTHING_TOLD)
-        if noted is not None:
-            # Before the answer, and the rows of its run before this one: whoever is told an id is told the end of it.
-            await _written(noted, None if create.webhook is not None else WRITE_WAIT_S)
+        await self._lives.begin(entry)
         return entry
 
     async def _board(self, create: Create, prepared: Prepared, member: Member | None) -> tuple[Flight, bool, float]:
@@ -275,80 +253,6 @@ class Predictor:
             flight.tally.leave(hash(create.credential), joined_at, has_caused=False)
             self._coalescer.leave(flight)
             raise _Outdated
-
-    async def _tell_of(self, hit: Hit, create: Create) -> None:
-        """Send a hit's webhook, before the answer: once that is out, nobody would ask again for what is not written."""
-        if create.webhook is not None:
-            served = await self._views.find(hit.id, create.scope, {hit.record.scope})
-            if served is not None:
-                await self._notices.served(served, create.webhook, create.upstream.name, create.scope)
-
-    async def attend(self, entry: Running, told: Told) -> None:
-        """Remember a prediction, and see to its deadline, its webhook (which has been ``told``) and its end."""
-        self._recent.add(entry)
-        self._list(entry)
-        if not entry.has_ended and entry.deadline_at is not None:
-            left_s = max(entry.deadline_at - self._now(), 0.0)
-            self._timers[entry.id] = asyncio.get_running_loop().call_later(left_s, self._expire, entry)
-        if entry.webhook is not None:
-            if "logs" in entry.webhook.events:
-                entry.flight.watch(math.inf)
-            settle, view = partial(self._settle, entry), partial(self._views.of, entry)
-            await self._notices.follow(entry, entry.webhook, entry.upstream, view, settle, told)
-        elif entry.flight.has_ended:
-            self._settle(entry)
-        else:
-            entry.flight.listen(lambda flight: self._settle(entry) if flight.has_ended else None)
-        needs_start = entry.deadline_at is not None or (entry.webhook is not None and "start" in entry.webhook.events)
-        if needs_start and not told.has_start:
-            self._note_start(entry)
-
-    def _note_start(self, entry: Running) -> None:
-        """Write down that a prediction's run has started, now or once it has.
-
-        In the next process it then ends as ``canceled`` by its deadline and no more as ``aborted``, and its webhook is
-        not told the start again.
-        """
-        is_noted = False
-
-        def look(flight: Flight) -> None:
-            nonlocal is_noted
-            has_started = flight.progress is not None and flight.progress.status == "processing"
-            if has_started and not is_noted and not entry.has_ended:
-                is_noted = True
-                self._ongoing.joined(replace(_noted(entry), has_started=True))
-
-        entry.flight.listen(look)
-        look(entry.flight)
-
-    def _list(self, entry: Running) -> None:
-        """Put a prediction on its scope's list. The one that caused the run stands for the upstream's own there."""
-        progress = entry.flight.progress
-        label = Label((progress.model if progress else None) or entry.model, entry.version, entry.deployment)
-        upstream_id = progress.upstream_id if progress is not None and not entry.is_follower else None
-        self._history.add(entry.scope, entry.id, entry.created_at, label, upstream_id)
-
-    async def conclude(self, one: OngoingPrediction) -> None:
-        """Settle a prediction of a former process whose run has ended, or was lost with it."""
-        prediction = await self._views.find(one.id, one.scope, {one.results_scope}) if one.webhook is not None else None
-        if prediction is not None and one.webhook is not None:
-            end_alone = WebhookRequest(one.webhook.url, one.webhook.events & {"completed"})
-            await self._notices.served(prediction, end_alone, one.upstream, one.scope)
-        self._ongoing.settled(one.id)
-
-    def _settle(self, entry: Running) -> None:
-        """The prediction is over, and whoever is to be told will be."""
-        timer = self._timers.pop(entry.id, None)
-        if timer is not None:
-            timer.cancel()
-        self._ongoing.settled(entry.id)
-
-    def _expire(self, entry: Running) -> None:
-        """Its deadline is over. Source: ``Cancel-After`` in Replicate's OpenAPI document."""
-        if not entry.has_ended:
-            progress = entry.flight.progress
-            entry.is_aborted = progress is None or progress.status == "starting"
-            self._cancel(entry)
 
     async def _stand_in(
         self, create: Create, prepared: Prepared, members: list[Member], error: HotplateError
@@ -526,51 +430,7 @@ class Predictor:
                 flight.is_behind = True
                 flight.tally = Tally("refresh")
 
-    async def cancel(self, prediction_id: str, scope: Scope, entitled: Collection[Scope] = ()) -> Prediction | None:
-        """Cancel one prediction; the run goes on while another client shares it. Ended ones stay as they are.
-
-        ``entitled``: see ``Views.find``.
-        """
-        entry = self._recent.running(prediction_id, scope)
-        if entry is not None and not entry.has_ended:
-            await _written(self._cancel(entry), WRITE_WAIT_S)
-        return await self._views.find(prediction_id, scope, entitled)
-
-    def _cancel(self, entry: Running) -> asyncio.Task[bool]:
-        """End one prediction before its run; the task ends when that is written."""
-        entry.cancel(self._now())
-        self._books.left(entry)
-        self._coalescer.leave(entry.flight)
-        if entry.flight.sharers <= 0:
-            self._ongoing.run_unwanted(entry.flight.record_id)
-        noted = self._journal.cancel(as_canceled(entry))
-        if entry.webhook is not None:
-            self._notices.changed(entry)
-        else:
-            self._settle(entry)
-        return noted
-
-
-async def _written(row: asyncio.Task[bool], timeout_s: float | None) -> None:
-    """Wait until a row is written, or cannot be; that goes on when whoever waits is cancelled."""
-    await asyncio.wait({row}, timeout=timeout_s)
-
 
 def _of_pool(number: int, members: list[Member]) -> tuple[int, int] | None:
     """Which answer of how many; ``None`` where there is but one."""
     return (number, len(members)) if len(members) > 1 else None
-
-
-def _noted(entry: Running) -> OngoingPrediction:
-    """A prediction as it is written down while it waits."""
-    return OngoingPrediction(
-        id=entry.id,
-        record_id=entry.flight.record_id,
-        scope=entry.scope,
-        results_scope=entry.results_scope,
-        upstream=entry.upstream,
-        created_at=entry.created_at,
-        is_follower=entry.is_follower,
-        deadline_at=entry.deadline_at,
-        webhook=entry.webhook,
-    )

@@ -17,10 +17,10 @@ from proxy.core.policy import DEFAULT_POLICY, Cached
 from proxy.core.tally import Tally
 from proxy.engine.coalescer import Coalescer, Flight
 from proxy.engine.journal import Journal
+from proxy.engine.lives import Lives
 from proxy.engine.notices import NOTHING_TOLD, STARTED
 from proxy.engine.ongoing import Ongoing, OngoingPrediction, OngoingRun
 from proxy.engine.policies import PolicyDesk
-from proxy.engine.predictor import Predictor
 from proxy.engine.recent import Running
 from proxy.engine.runs import Create, Prepared, Runs, TakenUp, subject_of_run
 from proxy.upstreams.base import Progress, Upstream
@@ -48,7 +48,7 @@ class Resumption:
         ongoing: Ongoing,
         runs: Runs,
         coalescer: Coalescer,
-        predictor: Predictor,
+        lives: Lives,
         journal: Journal,
         desk: PolicyDesk,
         upstreams: Mapping[str, Upstream],
@@ -58,7 +58,7 @@ class Resumption:
         self._ongoing = ongoing
         self._runs = runs
         self._coalescer = coalescer
-        self._predictor = predictor
+        self._lives = lives
         self._journal = journal
         self._desk = desk
         self._upstreams = upstreams
@@ -71,7 +71,7 @@ class Resumption:
         sharers: dict[RecordId, list[OngoingPrediction]] = {}
         for one in predictions:
             if await self._journal.canceled(one.id) is not None:
-                await self._predictor.conclude(one)
+                await self._lives.conclude(one)
             else:
                 sharers.setdefault(one.record_id, []).append(one)
         for run in runs:
@@ -87,7 +87,7 @@ class Resumption:
             else:
                 await self._take_up(run, upstream, sharers.pop(run.record_id, []))
         for one in (one for left in sharers.values() for one in left):
-            await self._predictor.conclude(one)
+            await self._lives.conclude(one)
 
     def _judge(self, run: OngoingRun, upstream: Upstream | None) -> HowTakenUp:
         if upstream is None:
@@ -139,7 +139,7 @@ class Resumption:
         taken_up = TakenUp(run.upstream_id, run.job_id, run.repeats)
         self._coalescer.lead(flight, lambda flight: self._runs.fly(flight, create, prepared, taken_up))
         for one in sharers:
-            await self._predictor.attend(
+            await self._lives.attend(
                 Running(
                     id=one.id,
                     scope=one.scope,

@@ -268,7 +268,7 @@ class Predictions:
 
     async def cancel(self, exchange: Exchange) -> None:
         """``POST /predictions/{id}/cancel``."""
-        await self._existing(exchange, self._services.predictor.cancel)
+        await self._existing(exchange, self._services.lives.cancel)
 
     async def _existing(
         self, exchange: Exchange, action: Callable[[str, Scope, Collection[Scope]], Awaitable[Prediction | None]]

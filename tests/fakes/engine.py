@@ -34,6 +34,7 @@ from proxy.engine.history import History
 from proxy.engine.ingestor import IngestCounters, Ingestor
 from proxy.engine.journal import Journal
 from proxy.engine.kill_switch import KillSwitch
+from proxy.engine.lives import Lives
 from proxy.engine.lookup import Lookup
 from proxy.engine.notices import Notices
 from proxy.engine.ongoing import Ongoing
@@ -228,10 +229,21 @@ class Engine:
             streams=self.streams,
             now=self.clock,
         )
+        self.lives = Lives(
+            views=self.views,
+            coalescer=self.coalescer,
+            recent=self.recent,
+            journal=self.journal,
+            ongoing=self.ongoing,
+            history=self.history,
+            notices=self.notices,
+            books=self.books,
+            now=self.clock,
+        )
         self.predictor = Predictor(
             preparation=self.preparation,
             lookup=self.lookup,
-            views=self.views,
+            lives=self.lives,
             runs=self.flights,
             coalescer=self.coalescer,
             budgets=self.budgets,
@@ -239,10 +251,7 @@ class Engine:
             gatekeeper=self.gatekeeper,
             mint=mint,
             recent=self.recent,
-            journal=self.journal,
             history=self.history,
-            ongoing=self.ongoing,
-            notices=self.notices,
             books=self.books,
             now=self.clock,
         )
@@ -268,7 +277,7 @@ class Engine:
             self.ongoing,
             self.flights,
             self.coalescer,
-            self.predictor,
+            self.lives,
             self.journal,
             self.desk,
             {self.upstream.name: self.upstream},

@@ -92,15 +92,15 @@ class TestPredictions:
     async def test_who_cancels_is_saved_nothing_and_the_others_are(self) -> None:
         engine = Engine()
         first, second, *_ = await held(engine, TOKEN, TOKEN, TOKEN, TOKEN)
-        await engine.predictor.cancel(second.id, second.scope)
-        await engine.predictor.cancel(second.id, second.scope)
+        await engine.lives.cancel(second.id, second.scope)
+        await engine.lives.cancel(second.id, second.scope)
         await let_go(engine, first)
         assert numbers(engine) == {"made_succeeded": 1, "shared": 2, "left": 1, "repeat": 1}
 
     async def test_run_that_its_own_client_cancelled_is_inherited_by_one_who_stays(self) -> None:
         engine = Engine(price=PRICE)
         first, _ = await held(engine, TOKEN, TOKEN)
-        await engine.predictor.cancel(first.id, first.scope)
+        await engine.lives.cancel(first.id, first.scope)
         await let_go(engine, first)
         assert numbers(engine) == {"made_succeeded": 1, "shared": 1, "heir": 1}
         assert earned(counted(engine)) == Line(0, 0.0, 0.0)
@@ -119,7 +119,7 @@ class TestPredictions:
         (first,) = await held(engine, TOKEN)
         end = Outcome("canceled", None, None, "", {"predict_time": 0.75}, 0.0, 9.0)
         engine.upstream.jobs[0].tell_end(end)
-        await engine.predictor.cancel(first.id, first.scope)
+        await engine.lives.cancel(first.id, first.scope)
         await engine.coalescer.drain(5)
         assert counted(engine) == {"made_canceled": Line(1, 0.75, 0.0075)}
 
@@ -127,7 +127,7 @@ class TestPredictions:
         engine = Engine()
         (first,) = await held(engine, TOKEN)
         engine.clock.advance(3.0)
-        await engine.predictor.cancel(first.id, first.scope)
+        await engine.lives.cancel(first.id, first.scope)
         await engine.coalescer.drain(5)
         assert counted(engine) == {"made_canceled": Line(1, 4.0, 0.0)}
 
@@ -136,7 +136,7 @@ class TestPredictions:
         (first,) = await held(engine, TOKEN)
         end = Outcome("succeeded", ["https://replicate.delivery/1.png"], None, "", {"predict_time": 2.5}, 0.0, 9.0)
         engine.upstream.jobs[0].tell_end(end)
-        await engine.predictor.cancel(first.id, first.scope)
+        await engine.lives.cancel(first.id, first.scope)
         await engine.coalescer.drain(5)
         assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
 
@@ -154,7 +154,7 @@ class TestPredictions:
         entry = await engine.create()
         assert isinstance(entry, Running)
         await arrived.wait()
-        shown = await engine.predictor.cancel(entry.id, entry.scope)
+        shown = await engine.lives.cancel(entry.id, entry.scope)
         opened.set()
         await engine.coalescer.drain(5)
         assert shown is not None
@@ -189,7 +189,7 @@ class TestPredictions:
         engine.upstream.run = run  # type: ignore[method-assign]
         other = await engine.create({"prompt": "a grey goose"})
         assert isinstance(other, Running)
-        await engine.predictor.cancel(other.id, other.scope)
+        await engine.lives.cancel(other.id, other.scope)
         await asyncio.sleep(0)
         await engine.coalescer.drain(0)
         await engine.journal.drain()
@@ -263,7 +263,7 @@ class TestPredictions:
         await asyncio.sleep(0.01)
         early = await asyncio.gather(engine.create(), engine.create(), engine.create())
         assert isinstance(early[0], Running)
-        await engine.predictor.cancel(early[0].id, early[0].scope)
+        await engine.lives.cancel(early[0].id, early[0].scope)
         engine.upstream.door.set()
         with pytest.raises(UpstreamRefused):
             await leading
@@ -329,7 +329,7 @@ class TestPredictions:
     async def test_adopted_run_is_counted_once_with_those_who_share_it(self) -> None:
         engine = Engine()
         first, second, third = await held(engine, TOKEN, TOKEN, TOKEN)
-        await engine.predictor.cancel(third.id, third.scope)
+        await engine.lives.cancel(third.id, third.scope)
         await engine.journal.drain()
         await engine.coalescer.drain(0)
         assert numbers(engine) == {"left": 1}

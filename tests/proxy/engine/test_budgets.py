@@ -109,7 +109,7 @@ async def test_cancelled_run_is_on_its_way_no_more() -> None:
     engine.upstream.gate = asyncio.Event()
     entry = await engine.create()
     assert isinstance(entry, Running)
-    await engine.predictor.cancel(entry.id, entry.scope)
+    await engine.lives.cancel(entry.id, entry.scope)
     await entry.flight.finished(5)
     await settle()
     assert len(engine.budgets) == 0

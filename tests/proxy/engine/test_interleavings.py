@@ -110,7 +110,7 @@ class Story:
                     upstream.gate = asyncio.Event()
             case "cancel", number:
                 if (one := self._pick(number)) is not None and one.prediction_id is not None:
-                    await engine.predictor.cancel(one.prediction_id, engine.request(token=one.token).scope)
+                    await engine.lives.cancel(one.prediction_id, engine.request(token=one.token).scope)
             case "leave", number:
                 if (one := self._pick(number)) is not None:
                     one.task.cancel()

@@ -163,7 +163,7 @@ async def test_sharers_that_cancelled_are_told_so_at_once_and_the_others_of_the_
     await world.follow(leader)
     await world.follow(follower)
     await settle()
-    await world.engine.predictor.cancel(follower.id, follower.scope)
+    await world.engine.lives.cancel(follower.id, follower.scope)
     world.notices.changed(follower)
     await settle()
     assert world.told(follower)[-1] == ("canceled", False)
@@ -178,7 +178,7 @@ async def test_run_that_its_only_client_cancelled_is_told_once(world: World) -> 
     entry = await world.start()
     await world.follow(entry)
     await settle()
-    await world.engine.predictor.cancel(entry.id, entry.scope)
+    await world.engine.lives.cancel(entry.id, entry.scope)
     world.notices.changed(entry)
     await settle()
     assert [one.status for one in world.got(entry)].count("canceled") == 1

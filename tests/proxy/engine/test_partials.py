@@ -316,7 +316,7 @@ async def test_cancelled_run_stops_fetching() -> None:
     egress = held(engine)
     async with under_way(engine) as run:
         await run.tell([ONE])
-        await engine.predictor.cancel(run.entry.id, run.entry.scope)
+        await engine.lives.cancel(run.entry.id, run.entry.scope)
         await run.entry.flight.finished(5)
         assert (await run.shown()).output is None
         egress.gate.set()

@@ -310,7 +310,7 @@ async def test_refresh_is_cancelled_by_nobody(is_restarted: bool) -> None:
         engine.upstream.gate = asyncio.Event()
         engine.resumption._upstreams = {"replicate": engine.upstream}
         await engine.resumption.resume()
-    await engine.predictor.cancel(joined.id, joined.scope)
+    await engine.lives.cancel(joined.id, joined.scope)
     await asyncio.sleep(0.01)
     assert engine.upstream.canceled == []
     assert engine.upstream.gate is not None

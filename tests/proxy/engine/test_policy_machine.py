@@ -452,7 +452,7 @@ class PolicyMachine(RuleBasedStateMachine):
         prediction_id = sorted(flight["waits"])[who % len(flight["waits"])]
         token = self.told[prediction_id][1]
         stranger, visitor = self.visitor("other" if token == "mine" else "mine"), self.visitor(token)
-        cancel = self.engine.predictor.cancel
+        cancel = self.engine.lives.cancel
         assert self.do(cancel(prediction_id, stranger.owner, stranger.entitled)) is None
         prediction = self.do(cancel(prediction_id, visitor.owner, visitor.entitled))
         assert prediction is not None

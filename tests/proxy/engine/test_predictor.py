@@ -47,7 +47,7 @@ async def found(engine: Engine, prediction_id: str, token: str | None = TOKEN) -
 
 
 async def canceled(engine: Engine, prediction_id: str, token: str = TOKEN) -> Prediction | None:
-    return await engine.predictor.cancel(prediction_id, engine.request(token=token).scope)
+    return await engine.lives.cancel(prediction_id, engine.request(token=token).scope)
 
 
 async def settle() -> None:
@@ -1045,7 +1045,7 @@ async def test_prediction_that_ends_before_its_deadline_stays_as_it_ended() -> N
     await asyncio.sleep(0.06)
     one = await shown(engine, entry)
     assert (one.status, one.deadline_at) == ("succeeded", entry.created_at + 0.03)
-    assert engine.predictor._timers == {}
+    assert engine.lives._timers == {}
 
 
 async def test_waiting_create_is_answered_when_its_prediction_is_cancelled() -> None:

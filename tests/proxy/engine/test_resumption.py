@@ -9,7 +9,7 @@ import pytest
 
 from proxy.core.errors import UpstreamUnavailable
 from proxy.core.webhooks import WebhookRequest
-from proxy.engine import predictor as predictor_module
+from proxy.engine import lives as lives_module
 from proxy.engine import resumption as module
 from proxy.engine.journal import INTERRUPTED
 from proxy.engine.predictor import Hit
@@ -114,7 +114,7 @@ async def test_cancellation_is_answered_when_the_next_process_would_know_it() ->
     engine = Engine()
     first, _ = await begun(engine, 2)
     opened = slow_disk(engine, "canceled:")
-    canceling = asyncio.create_task(engine.predictor.cancel(first.id, first.scope))
+    canceling = asyncio.create_task(engine.lives.cancel(first.id, first.scope))
     await asyncio.sleep(0.01)
     assert not canceling.done()
     opened.set()
@@ -124,7 +124,7 @@ async def test_cancellation_is_answered_when_the_next_process_would_know_it() ->
 
 
 async def test_disk_that_stands_still_holds_no_answer_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictor_module, "WRITE_WAIT_S", 0.01)
+    monkeypatch.setattr(lives_module, "WRITE_WAIT_S", 0.01)
     engine = Engine()
     opened = slow_disk(engine, "pred:")
     entry = await engine.run(FOX)
@@ -280,7 +280,7 @@ async def test_deadline_holds_across_a_restart(has_started: bool, status: str) -
 async def test_cancelled_prediction_stays_cancelled_and_the_others_go_on() -> None:
     engine = Engine()
     first, second = await begun(engine, 2)
-    await engine.predictor.cancel(first.id, first.scope)
+    await engine.lives.cancel(first.id, first.scope)
     await engine.journal.drain()
     again = await killed(engine)
     await again.resumption.resume()
@@ -300,7 +300,7 @@ async def test_run_that_nobody_wanted_any_more_is_cancelled_by_the_next_process(
     await engine.journal.drain()
     rows = dict(engine.ledger._values)
     for entry in entries:
-        await engine.predictor.cancel(entry.id, entry.scope)
+        await engine.lives.cancel(entry.id, entry.scope)
     await engine.journal.drain()
     await engine.coalescer.drain(5)
     await engine.journal.drain()
@@ -423,7 +423,7 @@ async def test_cancellation_is_told_even_if_the_proxy_ended_right_after_it() -> 
     engine = Engine()
     (entry,) = await begun(engine, webhook=HOOK)
     rows = dict(engine.ledger._values)
-    await engine.predictor.cancel(entry.id, entry.scope)
+    await engine.lives.cancel(entry.id, entry.scope)
     assert await told(engine, 2) == [(entry.id, "processing"), (entry.id, "canceled")]
     await engine.journal.drain()
     engine.ledger._values.update(rows)

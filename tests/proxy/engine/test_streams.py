@@ -599,7 +599,7 @@ async def test_canceled_prediction_s_readers_are_told_while_the_others_go_on() -
     stream = stage.upstream.connections[0]
     stream.say(("7:0", "output", "a"))
     await settle()
-    await stage.engine.predictor.cancel(mine.id, mine.scope)
+    await stage.engine.lives.cancel(mine.id, mine.scope)
     await my_reader.end()
     assert my_reader.said == [("output", "a"), CANCELED]
     stream.say(("7:1", "output", "b"), ("7:2", "done", "{}"))
@@ -621,7 +621,7 @@ async def test_run_that_everybody_canceled_is_never_stored() -> None:
     await settle()
     stage.upstream.connections[0].say(("7:0", "output", "a"))
     await settle()
-    await stage.engine.predictor.cancel(entry.id, entry.scope)
+    await stage.engine.lives.cancel(entry.id, entry.scope)
     await reader.end()
     assert reader.said == [("output", "a"), CANCELED]
     await entry.flight.finished(5)

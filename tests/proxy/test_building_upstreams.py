@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.building import _is_told
+from proxy.building_upstreams import _is_told
 from proxy.settings import PublicSettings, Settings
 from proxy.upstream_settings import ReplicateUpstreamSettings
 
