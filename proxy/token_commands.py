@@ -70,7 +70,10 @@ def add(
         return {**describe_token(token), "token": text}
 
     made = _carry_out(settings, "POST", "", wanted, offline)
-    Console(stderr=True).print(Text(f"{made['name']} is {made['id']}; keep the token, it is shown this once:"))
+    errors = Console(stderr=True)
+    if spend is not None and not any(one.price_per_second or one.price_per_output for one in settings.policy):
+        errors.print(Text("no policy has a price, so nothing counts as spent and --spend ends nothing", style="yellow"))
+    errors.print(Text(f"{made['name']} is {made['id']}; keep the token, it is shown this once:"))
     print(made["token"])
 
 

@@ -42,9 +42,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_spend_that_prices_give_a_meaning_is_taken_without_a_word(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOTPLATE_POLICY", '[{"price_per_second": 0.001}]')
+    made = run("add", "studio", "--spend", "5")
+    assert made.exit_code == 0, made.output
+    assert "price" not in made.stderr
+
+
 def test_token_is_printed_once_and_shown_by_its_id_ever_after(folder: Path) -> None:
     made = run("add", "studio", "--scope", "group:crew", "--models", "acme/*", "--rate", "60/min", "--spend", "5")
     assert made.exit_code == 0, made.output
+    assert "no policy has a price" in made.stderr
     text = made.stdout.strip()
     assert has_own_form(text)
     shown = run("list").output
