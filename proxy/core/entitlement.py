@@ -73,6 +73,7 @@ class Rule:
 
 ACCOUNT_RULE = Rule("account")
 TOKEN_RULE = Rule("token")
+_PLAIN_RULES: Mapping[str, Rule] = {"account": ACCOUNT_RULE, "token": TOKEN_RULE, "shared": Rule("shared")}
 
 
 @cache
@@ -82,12 +83,12 @@ def parse_rule(text: str) -> Rule:
     Raises:
         ValueError: it is none of these.
     """
-    kind, colon, name = text.partition(":")
+    kind, _, name = text.partition(":")
     if kind == "group" and _GROUP_NAME.fullmatch(name):
         return Rule("group", name)
-    if colon or kind not in ("account", "token", "shared"):
+    if text not in _PLAIN_RULES:
         raise ValueError(f"{text!r} must be account, token, shared or group:NAME")
-    return Rule(kind)  # type: ignore[arg-type]  # just compared with all there are
+    return _PLAIN_RULES[text]
 
 
 def narrower(left: Rule, right: Rule) -> Rule:

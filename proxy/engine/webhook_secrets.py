@@ -28,14 +28,13 @@ from proxy.core.webhooks import derive_secret, signing_key
 from proxy.engine.credentials import Gatekeeper
 from proxy.upstreams.base import Credential, RelayRequest, Upstream
 from proxy.upstreams.bodies import nothing
+from proxy.upstreams.hooks import SECRET_PATH
 from proxy.upstreams.relay import read_whole
 from storage.digest import Scope
 from storage.errors import StorageError
 from storage.memory import ByteLru
 from storage.ports import KeyValue
 from storage.records import JsonObject
-
-SECRET_PATH = "/webhooks/default/secret"  # noqa: S105
 
 FRESH_S = 3600.0
 """A secret younger than this is not asked for again."""

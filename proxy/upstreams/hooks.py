@@ -20,7 +20,8 @@ from proxy.upstreams.hook_desk import HookDesk, HookLine
 from proxy.upstreams.once import AskedOnce
 from proxy.upstreams.replicate_client import ReplicateClient
 
-SECRET_PATH = "/webhooks/default/secret"  # noqa: S105
+SECRET_PATH = "/webhooks/default/secret"  # noqa: S105 - where it is read, and no secret itself
+"""Source: Replicate's OpenAPI document, ``webhooks.default.secret.get``."""
 
 FRESH_S = 3600.0
 """A secret younger than this is not asked for again."""

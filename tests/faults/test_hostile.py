@@ -74,7 +74,8 @@ class Siege:
 
     def memory_bytes(self) -> int:
         status = Path(f"/proc/{self.proxy.pid}/status").read_text()
-        return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) * 1024  # type: ignore[index]
+        (kilobytes,) = re.findall(r"VmRSS:\s+(\d+)", status)
+        return int(kilobytes) * 1024
 
     def open_files(self) -> int:
         return len(list(Path(f"/proc/{self.proxy.pid}/fd").iterdir()))

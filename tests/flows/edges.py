@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -109,24 +110,29 @@ async def last_old_answer_s(
     ``ASKS`` times each. Each must have answered in the old way before, and in the new way at the end.
     """
     asked: list[list[tuple[float, bool]]] = [[] for _ in edges]
-    is_over = asyncio.Event()
+    were_old, were_asked = [asyncio.Event() for _ in edges], [asyncio.Event() for _ in edges]
+    is_over, done_at = asyncio.Event(), math.inf
 
-    async def go_on(edge: Edge, said: list[tuple[float, bool]]) -> None:
+    async def go_on(number: int) -> None:
+        left, said = ASKS, asked[number]
         while not is_over.is_set():
             asked_at = time.monotonic()
-            said.append((asked_at, is_old(await ask(edge.client))))
+            said.append((asked_at, is_old(await ask(edges[number].client))))
+            if said[-1][1]:
+                were_old[number].set()
+            left -= asked_at > done_at
+            if left <= 0:
+                were_asked[number].set()
             await asyncio.sleep(0.01)  # the proxy needs the processors more than those who ask it
 
     async with asyncio.TaskGroup() as group:
-        for edge, said in zip(edges, asked, strict=True):
-            group.create_task(go_on(edge, said))
-        while any(not any(old for _, old in said) for said in asked):  # noqa: ASYNC110 - it is the others who see it
-            await asyncio.sleep(0.02)
+        for number in range(len(edges)):
+            group.create_task(go_on(number))
+        await asyncio.gather(*(event.wait() for event in were_old))
         await order()
         done_at = time.monotonic()
         await asyncio.sleep(2 * ACT_S)
-        while any(sum(at > done_at for at, _ in said) < ASKS for said in asked):  # noqa: ASYNC110 - the same
-            await asyncio.sleep(0.02)
+        await asyncio.gather(*(event.wait() for event in were_asked))
         is_over.set()
     assert not any(said[-1][1] for said in asked)
     return max([0.0, *(at - done_at for said in asked for at, old in said if old)])

@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from loadtests.fake_model.process import ALICE, BOB, fake_model
+from storage.records import JsonValue
 from tests.flows.edges import ACT_S, connected, is_hit, last_old_answer_s
 from tests.flows.harness import ProxyProcess, running_proxy
 from tests.flows.test_controls import hotplate
@@ -70,6 +71,19 @@ def config_file(proxy: ProxyProcess) -> Path:
     return proxy.data_dir.parent / f"{proxy.data_dir.name}.toml"
 
 
+def is_let_in(answer: httpx.Response) -> bool:
+    return answer.status_code != 401
+
+
+def showing(output: JsonValue) -> Callable[[httpx.Response], bool]:
+    """Whether an answer shows this output."""
+
+    def is_shown(answer: httpx.Response) -> bool:
+        return bool(answer.json()["output"] == output)
+
+    return is_shown
+
+
 @pytest.mark.parametrize(
     ("method", "path"),
     [("POST", PIXEL), ("GET", "/v1/hardware"), ("GET", "/v1/predictions")],
@@ -103,8 +117,7 @@ async def test_revoked_own_token_is_good_at_no_edge(tmp_path: Path) -> None:
             assert Pair(api, proxy).post(PIXEL, document, token=token).status_code == 201
             async with connected(proxy, EDGES, PIXEL, document, token) as edges:
                 revoke = typing(proxy, "tokens", "revoke", "studio")
-                is_good = lambda answer: answer.status_code != 401  # noqa: E731
-                assert await last_old_answer_s(edges, asking(document, token), is_good, revoke) < ACT_S
+                assert await last_old_answer_s(edges, asking(document, token), is_let_in, revoke) < ACT_S
 
 
 async def test_who_has_left_a_group_gets_its_results_at_no_edge(pair: Pair) -> None:
@@ -117,9 +130,8 @@ async def test_who_has_left_a_group_gets_its_results_at_no_edge(pair: Pair) -> N
         pair.api.publish_version("acme/pixel")  # a run of his own makes another picture
         file.write_text(before.replace(', "account:bob"', ""), encoding="utf-8")
         try:
-            is_theirs = lambda answer: answer.json()["output"] == shared  # noqa: E731
             leave = typing(pair.proxy, "reload")
-            assert await last_old_answer_s(edges, asking(document, BOB, path), is_theirs, leave) < ACT_S
+            assert await last_old_answer_s(edges, asking(document, BOB, path), showing(shared), leave) < ACT_S
         finally:
             file.write_text(before, encoding="utf-8")
             hotplate(pair.proxy, "reload")
@@ -138,7 +150,7 @@ async def test_result_that_was_taken_away_is_served_by_no_edge_any_more(pair: Pa
             assert anew.json()["output"] != former["output"]
 
         order = refresh if by == "refresh" else typing(pair.proxy, "purge", "--id", former["id"])
-        is_former = lambda answer: answer.json()["output"] == former["output"]  # noqa: E731
+        is_former = showing(former["output"])
         assert await last_old_answer_s(edges, asking(document, ALICE), is_former, order) < ACT_S
         for edge in edges:
             assert is_hit(await asking(document, ALICE)(edge.client))

@@ -313,11 +313,11 @@ def test_edges_speak_tls_and_know_a_local_model_by_the_core_s_word(tmp_path: Pat
     with running_proxy(tmp_path / "data", local_config() + workers(2), tls=True) as proxy:
         authority = ssl.create_default_context(cafile=proxy.data_dir / "tls" / "ca.pem")
         with httpx.Client(base_url=proxy.public_url, verify=authority, timeout=110, trust_env=False) as http:
-            create = lambda: http.post(  # noqa: E731
-                f"/v1/models/{README_MODEL}/predictions",
-                json={"input": {"prompt": "by two processes", **SMALL}},
-                headers={"Prefer": "wait"},
-            )
+
+            def create() -> httpx.Response:
+                document = {"input": {"prompt": "by two processes", **SMALL}}
+                return http.post(f"/v1/models/{README_MODEL}/predictions", json=document, headers={"Prefer": "wait"})
+
             miss, hit = create(), create()
             assert "stored" in miss.headers["cache-status"]
             assert is_hit(hit)

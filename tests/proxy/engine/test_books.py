@@ -140,7 +140,9 @@ class TestPredictions:
         await engine.coalescer.drain(5)
         assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
 
-    async def test_run_that_is_cancelled_while_its_files_are_taken_in_is_paid_for_and_kept(self) -> None:
+    async def test_run_that_is_cancelled_while_its_files_are_taken_in_is_paid_for_and_kept(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Under load that took a second; the run was counted as cancelled, and what it gave was thrown away."""
         engine = Engine(price=PRICE)
         arrived, opened, ingest = asyncio.Event(), asyncio.Event(), engine.ingestor.ingest
@@ -150,7 +152,7 @@ class TestPredictions:
             await opened.wait()
             return await ingest(*given, **more)
 
-        engine.ingestor.ingest = slow  # type: ignore[method-assign]
+        monkeypatch.setattr(engine.ingestor, "ingest", slow)
         entry = await engine.create()
         assert isinstance(entry, Running)
         await arrived.wait()
@@ -162,13 +164,15 @@ class TestPredictions:
         assert counted(engine) == {"made_succeeded": Line(1, *RUN)}
         assert isinstance(await engine.create(), Hit)
 
-    async def test_run_whose_result_cannot_be_taken_in_is_counted_as_the_upstream_ended_it(self) -> None:
+    async def test_run_whose_result_cannot_be_taken_in_is_counted_as_the_upstream_ended_it(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         engine = Engine(price=PRICE)
 
         async def broken(*given: Any, **more: Any) -> Any:
             raise RuntimeError("no")
 
-        engine.ingestor.ingest = broken  # type: ignore[method-assign]
+        monkeypatch.setattr(engine.ingestor, "ingest", broken)
         engine.upstream.answer = lambda job: [f"{DELIVERY}/out-0.png"] * 3
         await engine.run()
         assert counted(engine) == {"made_succeeded": Line(1, 2.5, pytest.approx(0.325))}
