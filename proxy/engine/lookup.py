@@ -27,7 +27,7 @@ class Found:
     Attributes:
         grade: what it is good for, anything but ``"stale"``.
         age_s: seconds since its run ended, not below 0.
-        as_of: how many purges there had been when it was found.
+        as_of, heard: how many purges there had been when it was found, and how many refusals of credentials.
         is_stretched: the caller's upstream cannot be asked now, and accepted it before.
         ttl_s: seconds for which it is still fresh; below 0 once it is not, infinite where it stays so.
     """
@@ -37,6 +37,7 @@ class Found:
     age_s: float
     ttl_s: float
     as_of: int
+    heard: int
     is_stretched: bool = False
 
 
@@ -104,7 +105,12 @@ class Lookup:
         record, grade = found
         age_s = max(self._now() - record.completed_at, 0.0)
         ttl_s = prepared.policy.lifetime_s(is_pinned=prepared.described.is_pinned) - age_s
-        return Found(record, grade, age_s, ttl_s, as_of, standing == "stretched")
+        return Found(record, grade, age_s, ttl_s, as_of, self._gatekeeper.refusals, standing == "stretched")
+
+    def was_refused(self, found: Found, create: Create) -> bool:
+        """Whether its caller's credential has been refused since a result was found for it."""
+        gate = self._gatekeeper
+        return gate.refusals != found.heard and not gate.is_accepted_now(create.upstream, create.credential)
 
     def was_purged(self, found: Found) -> bool:
         """Whether a result has been purged since it was found."""

@@ -324,14 +324,17 @@ class Predictor:
         member: tuple[int, int] | None = None,
         may_give: Callable[[], bool] = lambda: True,
     ) -> Hit | None:
-        """A stored result as a new prediction of this caller; ``None`` if it or a file is gone, or by ``may_give``.
+        """A stored result as a new prediction of this caller; ``None`` by ``may_give``, or if the result, a file of it
+        or the upstream's word for the caller's credential is gone.
 
         Raises:
             _Outdated: see ``_check_entitled``.
         """
         record = found.record
         template = await self._lookup.template(record)
-        if template is None or self._lookup.was_purged(found) or not may_give():
+        if template is None or self._lookup.was_purged(found) or self._lookup.was_refused(found, create):
+            return None
+        if not may_give():
             return None
         self._check_entitled(create, record.scope)
         now = self._now()

@@ -11,6 +11,7 @@ from proxy.engine.predictor import Hit
 from proxy.engine.recent import Running
 from proxy.upstreams.base import Credential, ModelDescription, Verdict
 from storage.digest import hash_bytes
+from storage.records import BlobRef
 from tests.fakes.asking import OUT, document, settle, shown
 from tests.fakes.engine import BASE, TOKEN, Engine, png
 
@@ -120,6 +121,30 @@ async def test_open_upstream_is_one_caller_for_everybody() -> None:
     engine.upstream.kind = "local"
     await engine.run(token=None)
     assert isinstance(await engine.create(token=TOKEN), Hit)
+
+
+async def test_credential_that_is_refused_while_a_file_is_read_has_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its hit went out all the same once the bytes were there."""
+    former = Engine(base_url="http://127.0.0.1:8000")  # files are shown as data
+    await former.run()
+    engine = await former.restarted()
+    read, reached, gate = engine.blobs.read, asyncio.Event(), asyncio.Event()
+
+    async def slow(ref: BlobRef, first: int = 0, last: int | None = None) -> bytes | None:
+        reached.set()
+        await gate.wait()
+        return await read(ref, first, last)
+
+    monkeypatch.setattr(engine.blobs, "read", slow)
+    asking = asyncio.create_task(engine.create())
+    await reached.wait()
+    engine.gatekeeper.refuse(engine.upstream, engine.request().credential)
+    gate.set()
+    answer = await asking
+    assert isinstance(answer, Running)
+    await answer.flight.finished(10)
+    assert not answer.flight.was_found
+    assert len(engine.upstream.jobs) == 1
 
 
 # -- how long, and for whom not ------------------------------------------------------------------------
