@@ -6,6 +6,7 @@ import asyncio
 from base64 import b64encode
 from collections import Counter
 from dataclasses import replace
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -55,13 +56,15 @@ def engine_with(*policies: Policy, **options: Any) -> Engine:
     return engine
 
 
-def draw_anew(engine: Engine) -> None:
-    drawn = Counter[str]()
+_DRAWN = count(1)
+"""Of all engines: one that follows another must not draw the pictures of the former again."""
 
+
+def draw_anew(engine: Engine) -> None:
     def answer(job: Job) -> JsonValue:
-        drawn["pictures"] += 1
-        url = f"{DELIVERY}/{id(engine)}/{drawn['pictures']}.png"
-        engine.egress.serve(url, png(size=16 + drawn["pictures"] + id(engine) % 97))
+        number = next(_DRAWN)
+        url = f"{DELIVERY}/{number}.png"
+        engine.egress.serve(url, png(f"#{number:06x}"))
         return [url]
 
     engine.upstream.answer = answer
